@@ -80,6 +80,8 @@ class Lookup:
     query_label: Int[Tensor, "B T"]
     key_label: Int[Tensor, "B S"]
     gap: int = 0
+    found: dict[tuple[int, ...], object] = field(default_factory=dict, repr=False, compare=False)
+    """Matching pairs by sequence, kept by a backend so that one forward pass finds them once, not once a layer."""
 
 
 @dataclass(frozen=True)

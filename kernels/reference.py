@@ -1,0 +1,150 @@
+"""The definition of every statistic: dense, float64, one formula a line. The oracle of all backends.
+
+It builds the whole [T, S] matrix, so it is for short inputs and for tests.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from probe.kernels.inputs import Attention, Lookup, Request
+from probe.kernels.statistics import Statistics
+
+
+def visibility(call: Attention) -> Bool[Tensor, "B H T S"]:
+    """Who sees whom, from the rules of `Mask`, dense."""
+    B, H, T, _ = call.q.shape
+    S = call.k.shape[2]
+    mask = call.mask
+    i = torch.arange(T, device=call.q.device) + mask.query_offset
+    j = torch.arange(S, device=call.q.device)
+    seen = torch.ones(B, H, T, S, dtype=torch.bool, device=call.q.device)
+    distance = i[:, None] - j[None, :]
+    if mask.causal:
+        seen &= distance >= 0
+    if mask.window is not None:
+        seen &= distance < mask.window
+        if not mask.causal:
+            seen &= distance > -mask.window
+    if mask.lengths is not None:
+        first, end = mask.lengths.to(i.device)[:, :1], mask.lengths.to(i.device)[:, 1:]
+        rows, columns = (i >= first) & (i < end), (j >= first) & (j < end)
+        seen &= (rows[:, :, None] & columns[:, None, :])[:, None]
+    if mask.allowed is not None:
+        seen &= mask.allowed(i, j)
+    return seen
+
+
+def scores(call: Attention) -> Float[Tensor, "B H T S"]:
+    """s = softcap·tanh(scale·q·k/softcap) + bias, float64, before any mask."""
+    groups = call.q.shape[1] // call.k.shape[1]
+    k = call.k.double().repeat_interleave(groups, dim=1)
+    s = call.q.double() @ k.mT * call.score.scale
+    if call.score.softcap is not None:
+        s = torch.tanh(s / call.score.softcap) * call.score.softcap
+    if call.score.bias is not None:
+        rows = torch.arange(call.q.shape[2], device=s.device)
+        s = s + call.score.bias(rows, torch.arange(call.k.shape[2], device=s.device)).double()
+    return s
+
+
+def pattern(call: Attention) -> Float[Tensor, "B H T S"]:
+    """P[i, j], float64: weights as the model uses them; 0 where not visible; rows that see nothing are 0."""
+    return _weights(call)[0]
+
+
+def output(call: Attention) -> Float[Tensor, "B H T Dv"]:
+    """z_i = Σ_j P[i, j] v_j, float64."""
+    return pattern(call) @ _values(call)
+
+
+def _values(call: Attention) -> Float[Tensor, "B H S Dv"]:
+    return call.v.double().repeat_interleave(call.q.shape[1] // call.k.shape[1], dim=1)
+
+
+def _weights(call: Attention) -> tuple[Float[Tensor, "B H T S"], Float[Tensor, "B H T"]]:
+    seen, s = visibility(call), scores(call)
+    if call.score.sigmoid:
+        return torch.sigmoid(s) * seen, torch.full(s.shape[:3], torch.nan, dtype=s.dtype, device=s.device)
+    s = s.masked_fill(~seen, -torch.inf)
+    lse = s.logsumexp(-1)
+    if call.score.sinks is not None:
+        lse = torch.logaddexp(lse, call.score.sinks.double()[None, :, None])
+    empty = ~seen.any(-1)
+    return torch.exp(s - lse.masked_fill(empty, 0)[..., None]), lse
+
+
+def statistics(call: Attention, request: Request) -> tuple[Float[Tensor, "B H T Dv"], Statistics]:
+    """Output and every statistic of `Statistics`, dense in float64. Returns (z, statistics)."""
+    seen, (P, lse), v = visibility(call), _weights(call), _values(call)
+    B, H, T, S = P.shape
+    first = torch.zeros(B, dtype=torch.long) if call.mask.lengths is None else call.mask.lengths[:, 0].cpu()
+    start = first.to(P.device)[:, None, None, None]
+    i = (torch.arange(T, device=P.device) + call.mask.query_offset)[None, None, :, None]
+    j = torch.arange(S, device=P.device)[None, None, None, :]
+    d = (i - j).expand(B, 1, T, S)
+    ordered = call.mask.causal and not call.score.sigmoid
+    normal = not call.score.sigmoid
+    sink = (j - start < request.sinks).expand(B, 1, T, S)
+    near = (d >= 0) & (d < request.window)
+    local = near & ~sink
+
+    def mass(where: Tensor, defined: bool = True) -> Float[Tensor, "B H T"]:
+        value = (P * where).sum(-1)
+        return value.masked_fill(~seen.any(-1), torch.nan) if defined else torch.full_like(value, torch.nan)
+
+    everything = torch.ones_like(d, dtype=torch.bool)
+    z = P @ v
+    return z, Statistics(
+        lse=lse.masked_fill(~seen.any(-1), torch.nan),
+        entropy=_or_nan(-torch.xlogy(P, P).sum(-1), seen, normal),
+        max_weight=_or_nan(P.amax(-1), seen, normal),
+        distance=_or_nan((P * d).sum(-1), seen, ordered),
+        first=mass(j == start),
+        previous=mass(d == 1, call.mask.causal),
+        current=mass(d == 0, call.mask.causal),
+        local=mass(near, call.mask.causal),
+        row_mass=mass(everything),
+        sink_mass=mass(sink, call.mask.causal),
+        local_mass=mass(local, call.mask.causal),
+        sink_part=_part(P * sink, v, call.mask.causal),
+        local_part=_part(P * local, v, call.mask.causal),
+        lookup={name: mass(_matches(lookup, d)) for name, lookup in request.lookups.items()},
+        visible=seen.sum(-1),
+        received=P.sum(-2),
+        received_rows=seen.sum(-2),
+        by_distance=_by_distance(P, i - start, d, S) if ordered else torch.full((B, H, S), torch.nan, device=P.device),
+        thumbnail=_thumbnails(P, call, request.bands) if request.bands and T == S else None,
+    )
+
+
+def _or_nan(value: Tensor, seen: Tensor, defined: bool) -> Tensor:
+    return value.masked_fill(~seen.any(-1), torch.nan) if defined else torch.full_like(value, torch.nan)
+
+
+def _part(P: Tensor, v: Tensor, defined: bool) -> Tensor:
+    return P @ v if defined else torch.full((*P.shape[:3], v.shape[3]), torch.nan, device=P.device, dtype=P.dtype)
+
+
+def _matches(lookup: Lookup, d: Tensor) -> Tensor:
+    query, key = lookup.query_label[:, None, :, None], lookup.key_label[:, None, None, :]
+    return (query == key) & (query >= 0) & (d >= lookup.gap)
+
+
+def _by_distance(P: Tensor, own_position: Tensor, d: Tensor, S: int) -> Tensor:
+    later = P * (own_position >= 1)
+    return torch.stack([(later * (d == gap)).sum((-1, -2)) for gap in range(S)], -1)
+
+
+def _thumbnails(P: Tensor, call: Attention, bands: int) -> Tensor:
+    out = torch.full((*P.shape[:2], bands, bands), torch.nan, dtype=P.dtype, device=P.device)
+    for b in range(P.shape[0]):
+        first, end = (0, P.shape[3]) if call.mask.lengths is None else call.mask.lengths[b].tolist()
+        own = torch.arange(end - first, device=P.device)
+        band = bands * own // max(end - first, 1)
+        for a in band.unique().tolist():
+            rows = P[b, :, first:end, first:end][:, band == a].mean(1)
+            out[b, :, a] = torch.zeros_like(out[b, :, a]).index_add_(1, band, rows)
+    return out

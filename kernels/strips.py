@@ -1,0 +1,254 @@
+"""Softmax weights of a strip of query rows against every key they may see: the step all CPU passes share.
+
+A strip is a few rows, all query heads of one key/value head, and their whole visible key range, so one matrix
+product serves the group without repeating keys, and the row maximum is known before any exponential: no rescaling.
+Rows live in a buffer with `pad` zero columns on the left. Read with row stride + 1, the same memory shows the
+weights by distance i − j instead of by key (see `Strip.by_distance`), which is how distances cost one product.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from probe.kernels.inputs import Attention, BlockBias, BlockMask, Score
+
+LOG2E = math.log2(math.e)
+"""Scores are kept in units of log 2: torch's exp2 takes two thirds of the time of its exp."""
+
+HIDDEN = -1e30
+"""Score of a key out of sight: exp(HIDDEN − m) is exactly 0 and, unlike −inf, HIDDEN · 0 is 0 and not NaN."""
+
+
+@dataclass(frozen=True)
+class Sequence:
+    """One sequence of a batch, padding cut away: positions count its own tokens.
+
+    q [H, T, D], k [G, S, D], v [G, S, Dv]; row t stands at position t + offset. first_row and first_key say where
+    the cut begins in the padded tensors.
+    """
+
+    q: Float[Tensor, "H T D"]
+    k: Float[Tensor, "G S D"]
+    v: Float[Tensor, "G S Dv"]
+    offset: int
+    causal: bool
+    window: int | None
+    score: Score
+    first_row: int
+    first_key: int
+    padded_offset: int
+    allowed: BlockMask | None
+    bias: BlockBias | None
+    index: int
+
+    @cached_property
+    def n_rows(self) -> int:
+        """T, queries of this sequence."""
+        return self.q.shape[1]
+
+    @cached_property
+    def n_keys(self) -> int:
+        """S, keys of this sequence."""
+        return self.k.shape[1]
+
+    @cached_property
+    def group(self) -> int:
+        """Query heads that share one key/value head."""
+        return self.q.shape[0] // self.k.shape[0]
+
+    def span(self, position: int) -> tuple[int, int]:
+        """First and last-plus-one key that the rules show to the query at `position` (before `allowed`)."""
+        low, high = 0, self.n_keys
+        if self.causal:
+            high = min(high, position + 1)
+        if self.window is not None:
+            low = max(low, position - self.window + 1)
+            if not self.causal:
+                high = min(high, position + self.window)
+        return min(low, high), high
+
+
+def sequences(call: Attention) -> list[Sequence]:
+    """The sequences of a batch, each cut to its own tokens; those without a query or a key are left out."""
+    T, S, offset = call.q.shape[2], call.k.shape[2], call.mask.query_offset
+    spans = [(0, S)] * call.q.shape[0] if call.mask.lengths is None else call.mask.lengths.tolist()
+    out = []
+    for b, (first, end) in enumerate(spans):
+        row, row_end = max(0, first - offset), min(T, end - offset) if call.mask.lengths is not None else T
+        if row >= row_end or first >= end:
+            continue
+        out.append(
+            Sequence(
+                q=call.q[b, :, row:row_end],
+                k=call.k[b, :, first:end],
+                v=call.v[b, :, first:end],
+                offset=row + offset - first,
+                causal=call.mask.causal,
+                window=call.mask.window,
+                score=call.score,
+                first_row=row,
+                first_key=first,
+                padded_offset=offset,
+                allowed=call.mask.allowed,
+                bias=call.score.bias,
+                index=b,
+            )
+        )
+    return out
+
+
+class Workspace:
+    """Two reusable buffers, [heads · rows, pad + keys], for the scores and the weights of a strip."""
+
+    def __init__(self, heads: int, rows: int, keys: int, like: Tensor) -> None:
+        """Allocate zeroed buffers for strips of up to `rows` rows of `heads` heads; the pad is `rows` wide."""
+        self.heads, self.rows, self.pad = heads, rows, rows
+        self.scores = torch.zeros(heads * rows, rows + keys, dtype=like.dtype, device=like.device)
+        self.weights = torch.zeros_like(self.scores)
+
+
+@dataclass(frozen=True)
+class Strip:
+    """Unnormalised weights of rows [start, stop) of one group against keys [low, high).
+
+    scores: (s − shift) · log2 e where visible. weights: exp(s − shift), exactly 0 where not (gates, for sigmoid).
+    shift: row maximum, times log2 e. total: Σ weights, a learned sink included. seen: None where the rule shows all of
+    [low, span end); otherwise the visible entries.
+    """
+
+    sequence: Sequence
+    start: int
+    stop: int
+    low: int
+    high: int
+    scores: Float[Tensor, "r rows keys"]
+    weights: Float[Tensor, "r rows keys"]
+    shift: Float[Tensor, "r rows"]
+    total: Float[Tensor, "r rows"]
+    seen: Bool[Tensor, "#r rows keys"] | None
+
+    def by_distance(self) -> Float[Tensor, "r rows distances"]:
+        """A view of `weights` with the key axis turned into distance, descending to 0 in the last column.
+
+        Column x of row i holds key i − (n − 1 − x), n = position of the last row − low + 1. Keys that do not exist
+        read the zero pad; keys after the query are masked and read 0. Needs a causal strip.
+        """
+        _, rows, _ = self.weights.shape
+        r_stride, stride, _ = self.weights.stride()
+        first_position = self.start + self.sequence.offset
+        distances = first_position + rows - self.low
+        offset = self.weights.storage_offset() + (first_position - self.low) - (distances - 1)
+        return self.weights.as_strided(
+            (self.weights.shape[0], rows, distances), (r_stride, stride + 1, 1), offset
+        )
+
+
+def strip(sequence: Sequence, group: int, start: int, stop: int, work: Workspace, kt: Tensor, q: Tensor) -> Strip:
+    """Scores, mask, maximum and exponentials of one strip.
+
+    kt and q come from `prepared`, in the dtype of `work`.
+    """
+    r, rows = q.shape[0], stop - start
+    first, last = start + sequence.offset, stop - 1 + sequence.offset
+    low, high = sequence.span(first)[0], max(sequence.span(last)[1], sequence.span(first)[0])
+    keys = high - low
+    s = work.scores[: r * rows, work.pad : work.pad + keys]
+    p = work.weights[: r * rows, work.pad : work.pad + keys]
+    torch.mm(q[:, start:stop].reshape(r * rows, -1), kt[:, low:high], out=s)
+    s3, p3 = s.unflatten(0, (r, rows)), p.unflatten(0, (r, rows))
+    _shape_scores(s3, sequence, group, start, stop, low, high)
+    if shaped(sequence) and not sequence.score.sigmoid:
+        s *= LOG2E
+    seen = _hide(s3, sequence, group, start, stop, low, high)
+    if sequence.score.sigmoid:
+        torch.sigmoid(s, out=p)  # sigmoid(HIDDEN) is exactly 0
+        total = p3.sum(-1)
+        return Strip(sequence, start, stop, low, high, s3, p3, torch.zeros_like(total), total, seen)
+    m = s.amax(1, keepdim=True) if keys else s.new_full((r * rows, 1), HIDDEN)
+    empty = m == HIDDEN
+    learned = None
+    if sequence.score.sinks is not None:
+        learned = sequence.score.sinks[group * r : (group + 1) * r].to(s).repeat_interleave(rows)[:, None] * LOG2E
+        m = torch.maximum(m, learned)
+    s -= m
+    torch.exp2(s, out=p)
+    if empty.any():
+        p.masked_fill_(empty, 0)  # where nothing is visible m is HIDDEN itself, and exp2(0) would weigh every key
+    total = p.sum(1, keepdim=True)
+    if learned is not None:
+        total += torch.exp2(learned - m)
+    return Strip(sequence, start, stop, low, high, s3, p3, m.view(r, rows), total.view(r, rows), seen)
+
+
+def shaped(sequence: Sequence) -> bool:
+    """Whether anything acts on the scaled scores before the softmax (soft cap or bias)."""
+    return sequence.score.softcap is not None or sequence.bias is not None
+
+
+def prepared(sequence: Sequence, group: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """q [r, T, D] of a group times its scale, k transposed [D, S], v [S, Dv], in `dtype`.
+
+    The factor log2(e) goes into q where nothing acts between q·k and the softmax, else `strip` applies it after.
+    """
+    r = sequence.group
+    factor = sequence.score.scale
+    if not shaped(sequence) and not sequence.score.sigmoid:
+        factor *= LOG2E
+    q = sequence.q[group * r : (group + 1) * r].to(dtype) * factor
+    return q, sequence.k[group].to(dtype).t(), sequence.v[group].to(dtype)
+
+
+def _shape_scores(s: Tensor, sequence: Sequence, group: int, start: int, stop: int, low: int, high: int) -> None:
+    """Soft cap, then bias, in place."""
+    if sequence.score.softcap is not None:
+        s.div_(sequence.score.softcap).tanh_().mul_(sequence.score.softcap)
+    if sequence.bias is not None:
+        rows = torch.arange(start, stop, device=s.device) + sequence.first_row
+        columns = torch.arange(low, high, device=s.device) + sequence.first_key
+        s += _of_group(sequence.bias(rows, columns), sequence, group).to(s)
+
+
+def _hide(
+    s: Tensor, sequence: Sequence, group: int, start: int, stop: int, low: int, high: int
+) -> Bool[Tensor, "#r rows keys"] | None:
+    """Put HIDDEN on the keys out of sight, in place. Returns the visible entries only where `allowed` says more."""
+    device = s.device
+    positions = torch.arange(start, stop, device=device) + sequence.offset
+    if sequence.causal and high - low:
+        # Only the last columns can hold keys after a query.
+        tail = max(low, start + sequence.offset)
+        if tail < high:
+            columns = torch.arange(tail, high, device=device)
+            s[..., tail - low :].masked_fill_(columns > positions[:, None], HIDDEN)
+    if sequence.window is not None:
+        # Only the first columns can lie behind the window of the later rows (and, both ways, the last ahead of it).
+        head = min(high, stop + sequence.offset - sequence.window)
+        if head > low:
+            columns = torch.arange(low, head, device=device)
+            s[..., : head - low].masked_fill_(columns <= positions[:, None] - sequence.window, HIDDEN)
+        if not sequence.causal:
+            tail = max(low, start + sequence.offset + sequence.window)
+            if tail < high:
+                columns = torch.arange(tail, high, device=device)
+                s[..., tail - low :].masked_fill_(columns >= positions[:, None] + sequence.window, HIDDEN)
+    if sequence.allowed is None:
+        return None
+    rows = torch.arange(start, stop, device=device) + sequence.first_row + sequence.padded_offset
+    columns = torch.arange(low, high, device=device) + sequence.first_key
+    seen = _of_group(sequence.allowed(rows, columns), sequence, group)
+    s.masked_fill_(~seen, HIDDEN)
+    return (s != HIDDEN) if seen.shape[0] > 1 else (s[:1] != HIDDEN)
+
+
+def _of_group(block: Tensor, sequence: Sequence, group: int) -> Tensor:
+    """[#B, #H, rows, columns] (or fewer leading axes) -> the part of this sequence and these heads, [#r, rows, columns]."""
+    block = block[(None,) * (4 - block.ndim)]
+    block = block[sequence.index if block.shape[0] > 1 else 0]
+    r = sequence.group
+    return block[group * r : (group + 1) * r] if block.shape[0] > 1 else block

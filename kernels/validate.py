@@ -1,0 +1,74 @@
+"""The one check of an attention call. Backends assume that it passed."""
+
+from __future__ import annotations
+
+import torch
+
+from probe.kernels.inputs import Attention, Request
+
+DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
+
+class KernelError(ValueError):
+    """An attention call that cannot be computed as described: found, wanted, what to do."""
+
+
+def validate(call: Attention, request: Request) -> None:
+    """Check shapes, dtypes, devices and rules of `call` against each other.
+
+    Raises KernelError naming the argument, what it is and what it should be.
+    """
+    q, k, v = call.q, call.k, call.v
+    for name, tensor in (("q", q), ("k", k), ("v", v)):
+        if tensor.ndim != 4:
+            raise KernelError(f"{name} has shape {list(tensor.shape)}; wanted four axes [batch, heads, positions, width]")
+        if tensor.dtype not in DTYPES:
+            raise KernelError(f"{name} is {tensor.dtype}; wanted one of float64, float32, bfloat16, float16")
+        if tensor.dtype != q.dtype or tensor.device != q.device:
+            raise KernelError(
+                f"{name} is {tensor.dtype} on {tensor.device} but q is {q.dtype} on {q.device}; convert one of them"
+            )
+        if 0 in tensor.shape:
+            raise KernelError(f"{name} is empty: shape {list(tensor.shape)}; every axis needs at least one entry")
+    if k.shape[:3] != v.shape[:3] or k.shape[0] != q.shape[0] or k.shape[3] != q.shape[3]:
+        raise KernelError(
+            f"q {list(q.shape)}, k {list(k.shape)}, v {list(v.shape)} do not fit; "
+            "wanted q [B,H,T,D], k [B,G,S,D], v [B,G,S,Dv]"
+        )
+    if q.shape[1] % k.shape[1]:
+        raise KernelError(f"{q.shape[1]} query heads over {k.shape[1]} key heads; wanted a whole multiple")
+    _validate_rules(call)
+    _validate_request(call, request)
+
+
+def _validate_rules(call: Attention) -> None:
+    mask, score = call.mask, call.score
+    if mask.window is not None and mask.window < 1:
+        raise KernelError(f"window is {mask.window}; wanted at least 1, or None for no window")
+    if mask.query_offset < 0:
+        raise KernelError(f"query_offset is {mask.query_offset}; wanted the position of query 0 among the keys, 0 or more")
+    if mask.lengths is not None:
+        size, limit = tuple(mask.lengths.shape), call.k.shape[2]
+        if size != (call.q.shape[0], 2):
+            raise KernelError(f"lengths has shape {list(size)}; wanted [{call.q.shape[0]}, 2], first and end of each row")
+        spans = mask.lengths.tolist()
+        if any(not 0 <= first <= end <= limit for first, end in spans):
+            raise KernelError(f"lengths are {spans}; wanted 0 <= first <= end <= {limit}")
+    if score.softcap is not None and score.softcap <= 0:
+        raise KernelError(f"softcap is {score.softcap}; wanted a positive number, or None")
+    if score.sinks is not None and tuple(score.sinks.shape) != (call.q.shape[1],):
+        raise KernelError(f"sinks has shape {list(score.sinks.shape)}; wanted [{call.q.shape[1]}], one logit a head")
+    if score.sinks is not None and score.sigmoid:
+        raise KernelError("a learned sink beside sigmoid attention is not defined; drop one of them")
+
+
+def _validate_request(call: Attention, request: Request) -> None:
+    if request.sinks < 0 or request.window < 1 or request.bands < 0:
+        raise KernelError(
+            f"sinks {request.sinks}, window {request.window}, bands {request.bands}; wanted >= 0, >= 1, >= 0"
+        )
+    B, T, S = call.q.shape[0], call.q.shape[2], call.k.shape[2]
+    for name, lookup in request.lookups.items():
+        shapes = tuple(lookup.query_label.shape), tuple(lookup.key_label.shape)
+        if shapes != ((B, T), (B, S)):
+            raise KernelError(f"labels of lookup {name!r} have shapes {shapes}; wanted ({B}, {T}) and ({B}, {S})")
