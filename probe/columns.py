@@ -1,0 +1,162 @@
+"""The columns of a head table: their order, words, formulas and ranges (METRICS, one row each)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+KEYS = ("stack", "kind", "layer", "head", "kv_head")
+"""What names a head; together they are unique in a table."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """One metric. `unit` is one word for the reader; `top` is the end of the range (None: unbounded)."""
+
+    name: str
+    title: str
+    formula: str
+    unit: str = "share of attention"
+    top: float | None = 1.0
+    scan: bool = True
+
+
+_ROWS = "mean over queries i ≥ 1 of "
+_RANDOM = "the same on [BOS if the model has one] + R + R (R: distinct random ids), second copy's rows only"
+
+COLUMNS: tuple[Column, ...] = (
+    Column("sink_first", "Attention on the first token", _ROWS + "P[i, 0]"),
+    Column(
+        "sink_rate",
+        "Share of sequences with a first-token sink",
+        "share of sequences with α_0 > 0.3, where α_k = Σ_i P[i, k] / number of queries that may see k",
+        "share of sequences",
+    ),
+    Column(
+        "sink_other",
+        "Strongest sink after the first token",
+        "max over k ≥ 1, seen by at least 32 queries, of α_k; mean over sequences",
+    ),
+    Column(
+        "sink_learned",
+        "Attention on a learned sink logit",
+        "mean over queries of the mass on the learned sink logit; not defined without one",
+    ),
+    Column("previous_token", "Attention on the previous token", _ROWS + "P[i, i−1]"),
+    Column("current_token", "Attention on the token itself", _ROWS + "P[i, i]"),
+    Column(
+        "duplicate_token",
+        "Attention on earlier copies of the token",
+        "mean over queries i with some j < i, t_j = t_i, of Σ P[i, j] over those j",
+    ),
+    Column(
+        "induction",
+        "Attention on what followed the token before",
+        "mean over queries i with some 1 ≤ j ≤ i, t_{j−1} = t_i, of Σ P[i, j] over those j",
+    ),
+    Column("previous_token_random", "Previous token, on repeated random tokens", _RANDOM),
+    Column("duplicate_token_random", "Duplicate token, on repeated random tokens", _RANDOM),
+    Column(
+        "induction_random", "Induction, on repeated random tokens", _RANDOM + ", its first token left out"
+    ),
+    Column(
+        "induction_chance",
+        "Induction of uniform attention",
+        "the induction value that uniform attention would have on the scanned tokens",
+    ),
+    Column(
+        "duplicate_token_chance",
+        "Duplicate token of uniform attention",
+        "the duplicate_token value that uniform attention would have on the scanned tokens",
+    ),
+    Column("entropy", "Entropy of attention", _ROWS + "−Σ_j P log P, natural logarithm", "nats", None),
+    Column(
+        "entropy_normalised",
+        "Entropy, as a share of its maximum",
+        "mean over queries i with at least 2 visible keys of entropy_i / log(number of visible keys)",
+        "share of maximum",
+    ),
+    Column("max_weight", "Largest single weight", _ROWS + "max_j P[i, j]"),
+    Column("distance", "Mean distance looked back", _ROWS + "Σ_j P[i, j] (i − j)", "tokens", None),
+    Column("local_mass", "Attention within the window", _ROWS + "Σ P[i, j] over i − w < j ≤ i"),
+    Column(
+        "streaming_error",
+        "Error of keeping only sinks and window",
+        "Σ_i ‖z_i − z_i^keep‖² / Σ_i ‖z_i‖²; keep = the first s keys and those with i − j < w, renormalised",
+        "relative squared error",
+        None,
+    ),
+    Column("streaming_mass", "Attention on sinks and window", "mean over all queries of the mass on keep"),
+    Column("output_norm", "Size of what the head writes", _ROWS + "‖o_i‖₂", "norm", None),
+    Column(
+        "output_share",
+        "Share of the layer's output",
+        "Σ_i ‖o_i‖ / Σ_i Σ_h ‖o_i^h‖ within the layer, over all queries",
+        "share of the layer",
+    ),
+    Column(
+        "row_mass",
+        "Sum of sigmoid gates",
+        "mean over queries of Σ_j P[i, j]; sigmoid attention only",
+        "sum",
+        None,
+        False,
+    ),
+    Column(
+        "retrieval",
+        "Retrieval score",
+        "distinct answer tokens copied while the head's top key is that token in the needle / distinct answer"
+        " tokens; mean over usable trials",
+        "share of the answer",
+        scan=False,
+    ),
+    Column(
+        "retrieval_paper",
+        "Retrieval score, as first published",
+        "steps that copy a needle token / length of the answer, repeats counted; mean over usable trials",
+        "share of the answer",
+        None,
+        False,
+    ),
+    Column(
+        "retrieval_forced",
+        "Retrieval score, answer fed in",
+        "the set form with the answer fed in; mean over all trials",
+        "share of the answer",
+        scan=False,
+    ),
+    Column(
+        "retrieval_control",
+        "Retrieval score of a random stretch",
+        "the forced form with the span moved to a random stretch of equal length in the haystack",
+        "share of the answer",
+        scan=False,
+    ),
+)
+
+_BY_NAME = {column.name: column for column in COLUMNS}
+SCAN_COLUMNS = tuple(column.name for column in COLUMNS if column.scan)
+
+
+def describe(name: str) -> Column:
+    """The column called `name`; for a metric outside METRICS' table (an added one) a plain description."""
+    return _BY_NAME.get(name, Column(name, name, "added by the caller", "value", None, False))
+
+
+def metrics_of(columns: Iterable[str]) -> list[str]:
+    """The metric names among a table's columns, in METRICS' order, added ones after them as they stand.
+
+    Keys, `roles`, interval bounds (`_low`, `_high`) and counts (`n_…`) are not metrics.
+    """
+    present = list(columns)
+    names = set(present)
+    metrics = [
+        name
+        for name in present
+        if name not in KEYS
+        and name != "roles"
+        and not (name.startswith("n_") and name[2:] in names)
+        and not any(name.endswith(end) and name[: -len(end)] in names for end in ("_low", "_high"))
+    ]
+    order = {column.name: index for index, column in enumerate(COLUMNS)}
+    return sorted(metrics, key=lambda name: order.get(name, len(order)))
