@@ -109,6 +109,20 @@ class HeadTable:
         """Names of the metrics, in METRICS' order."""
         return metrics_of(self.frame.columns)
 
+    def profile(self, name: str, row: int) -> np.ndarray:
+        """What `profiles[name]` [L, H, …] holds for the head in table row `row`.
+
+        Raises ResultsError when that profile was not kept for the head's stack and kind.
+        """
+        head = self.frame.iloc[row]
+        stack, kind = head["stack"], head["kind"]
+        key = name if (stack, kind) == ("decoder", "self") else f"{name}.{stack}.{kind}"
+        if key not in self.profiles:
+            raise ResultsError(f"no profile {key!r} in this table; it has {sorted(self.profiles)}")
+        same = self.frame[(self.frame["stack"] == stack) & (self.frame["kind"] == kind)]
+        layers = list(same["layer"].drop_duplicates())
+        return np.asarray(self.profiles[key][layers.index(head["layer"]), head["head"]])
+
     def save(self, folder: str | Path) -> None:
         """Write heads.parquet, heads.csv, heads.json and profiles.safetensors into `folder`.
 

@@ -1,0 +1,158 @@
+"use strict";
+(function () {
+  const data = JSON.parse(document.getElementById("report-data").textContent);
+  const byId = (id) => document.getElementById(id);
+  const config = {
+    responsive: true, displaylogo: false, displayModeBar: "hover",
+    modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d", "zoomIn2d", "zoomOut2d", "pan2d"],
+  };
+
+  const drawn = [...document.querySelectorAll("[data-figure]")].filter((place) => data.figures[place.dataset.figure]);
+  for (const place of drawn) {
+    const figure = data.figures[place.dataset.figure];
+    Plotly.newPlot(place, figure.data, figure.layout, config);
+  }
+
+  function show(value) {
+    if (value === null || value === undefined) return "n/a";
+    const size = Math.abs(value);
+    if (value !== 0 && (size < 1e-3 || size >= 1e5)) return value.toExponential(1);
+    if (size >= 100) return value.toFixed(0);
+    return value.toFixed(size >= 10 ? 1 : size >= 0.1 ? 2 : 3);
+  }
+
+  function interval(metric, row) {
+    const low = data.columns[metric + "_low"], high = data.columns[metric + "_high"];
+    if (!low || !high || low[row] === null || high[row] === null) return "";
+    return "[" + show(low[row]) + ", " + show(high[row]) + "]";
+  }
+
+  // The map: one heatmap, refilled from the table for the metric that was chosen.
+  const rows = data.names.map((_, row) => row).filter((row) => data.group[row] === data.group[0]);
+  const layers = [...new Set(rows.map((row) => data.columns.layer[row]))];
+  const heads = [...new Set(rows.map((row) => data.columns.head[row]))].sort((a, b) => a - b);
+  const at = new Map(rows.map((row) => [data.columns.layer[row] + "/" + data.columns.head[row], row]));
+
+  function drawMap(metric) {
+    const values = data.columns[metric];
+    const cell = (layer, head, make) => {
+      const row = at.get(layer + "/" + head);
+      return row === undefined ? null : make(row);
+    };
+    const grid = (make) => layers.map((layer) => heads.map((head) => cell(layer, head, make)));
+    const defined = values.filter((value) => value !== null);
+    const largest = Math.max(...defined.map(Math.abs)) || 1;
+    const signed = defined.some((value) => value < 0);
+    Plotly.restyle(document.querySelector("[data-figure=map]"), {
+      z: [grid((row) => values[row])],
+      text: [grid((row) => "<b>" + data.names[row] + "</b><br>" + metric + " " + show(values[row]) + " " +
+        interval(metric, row) + "<br>" + data.roles[row].join(", "))],
+      zmin: [signed ? -largest : 0], zmax: [largest],
+      colorscale: [signed ? data.colours.diverging : data.colours.sequential],
+    });
+    const about = data.metrics[metric];
+    byId("map-definition").textContent = metric + " = " + about.formula + ". Unit: " + about.unit +
+      ". The colour scale ends at the largest value, " + show(largest) + "; sand-coloured cells: not defined.";
+  }
+
+  const choice = byId("map-metric");
+  choice.addEventListener("change", () => drawMap(choice.value));
+  if (choice.value) drawMap(choice.value);
+
+  // The table of all heads.
+  const table = byId("heads");
+  const filters = { text: byId("filter-text"), role: byId("filter-role"), columns: byId("filter-columns") };
+  const sorting = { column: null, down: false };
+  for (const role of [...new Set(data.roles.flat())].sort()) {
+    filters.role.append(new Option(role.replaceAll("_", " "), role));
+  }
+  const metricsShown = () => filters.columns.value === "all" ? Object.keys(data.metrics) : data.key;
+
+  function compare(a, b) {
+    if (sorting.column === null) return a - b;
+    const values = data.columns[sorting.column];
+    const first = values[a], second = values[b];
+    if (first === second) return a - b;
+    if (first === null) return 1;
+    if (second === null) return -1;
+    return sorting.down ? second - first : first - second;
+  }
+
+  function kept(row) {
+    const words = filters.text.value.toLowerCase().split(/\s+/).filter(Boolean);
+    const hay = (data.names[row] + " " + data.roles[row].join(" ")).toLowerCase();
+    const name = data.names[row].toLowerCase();
+    const matches = (word) => /^[ev]?l\d+$/.test(word) ? name.startsWith(word + "h") :
+      /^[ev]?l\d+h\d+$/.test(word) ? name === word : hay.includes(word);
+    return words.every(matches) && (!filters.role.value || data.roles[row].includes(filters.role.value));
+  }
+
+  function headerCell(label, column, text) {
+    const cell = document.createElement("th");
+    cell.scope = "col";
+    if (text) cell.className = "text";
+    if (column !== undefined) {
+      const button = document.createElement("button");
+      button.type = "button";
+      const here = sorting.column === column;
+      button.textContent = label + (here && column !== null ? (sorting.down ? " ▼" : " ▲") : "");
+      cell.setAttribute("aria-sort", here ? (sorting.down ? "descending" : "ascending") : "none");
+      if (data.metrics[column]) button.title = data.metrics[column].title;
+      button.dataset.column = column === null ? "" : column;
+      cell.append(button);
+    } else {
+      cell.textContent = label;
+    }
+    return cell;
+  }
+
+  function drawTable() {
+    const metrics = metricsShown();
+    const head = document.createElement("thead");
+    const line = head.insertRow();
+    line.append(headerCell("head", null, true), headerCell("roles", undefined, true));
+    for (const metric of metrics) line.append(headerCell(metric, metric, false));
+    const body = document.createElement("tbody");
+    const chosen = data.names.map((_, row) => row).filter(kept).sort(compare);
+    for (const row of chosen) {
+      const record = body.insertRow();
+      const name = document.createElement("th");
+      name.scope = "row";
+      name.textContent = data.names[row];
+      record.append(name);
+      const roles = record.insertCell();
+      roles.className = "text";
+      roles.textContent = data.roles[row].join(", ").replaceAll("_", " ");
+      for (const metric of metrics) {
+        const cell = record.insertCell();
+        cell.textContent = show(data.columns[metric][row]);
+        const small = document.createElement("small");
+        small.textContent = interval(metric, row);
+        cell.append(small);
+      }
+    }
+    table.replaceChildren(head, body);
+    byId("filter-count").textContent = chosen.length + " of " + data.names.length + " heads";
+  }
+
+  table.addEventListener("click", (event) => {
+    const button = event.target.closest("button[data-column]");
+    if (!button) return;
+    const column = button.dataset.column || null;
+    sorting.down = sorting.column === column ? !sorting.down : column !== null;
+    sorting.column = column;
+    drawTable();
+    table.querySelector('button[data-column="' + CSS.escape(column || "") + '"]').focus();
+  });
+  for (const filter of Object.values(filters)) filter.addEventListener("input", drawTable);
+  drawTable();
+
+  // Paper is narrower than a screen.
+  window.addEventListener("beforeprint", () => {
+    for (const place of drawn) Plotly.relayout(place, { width: Math.min(place.clientWidth, 680) });
+  });
+  window.addEventListener("afterprint", () => {
+    for (const place of drawn) Plotly.relayout(place, { width: null, autosize: true });
+  });
+  document.documentElement.dataset.ready = "true";
+})();

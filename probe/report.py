@@ -1,0 +1,217 @@
+"""The report: one HTML page that opens anywhere, asks nothing of the network, and says what a table says."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from string import Template
+from typing import Any
+
+import plotly.graph_objects as go
+from plotly.offline import get_plotlyjs
+
+from probe import plots, plots_retrieval, sections
+from probe.columns import describe
+from probe.errors import ResultsError
+from probe.findings import FEW_TRIALS, findings, limits, uncertainty
+from probe.markup import Html, el, escape, json_script, script
+from probe.plots_retrieval import Retrieval
+from probe.sink_tokens import first_token, later_sinks
+from probe.store import write_file
+from probe.table import HeadTable
+from probe.telling import Telling, names, telling
+
+PAGE = "report.html"
+KEY_METRICS = (
+    "sink_first", "previous_token_random", "duplicate_token_random", "induction_random", "retrieval",
+    "streaming_error", "entropy_normalised", "output_share",
+)  # fmt: skip
+LINES = 8
+"""Heads in one line figure: as many as there are colours."""
+
+
+def write_report(
+    table: HeadTable,
+    folder: str | Path,
+    *,
+    retrieval: Retrieval | None = None,
+    tokens_text: Sequence[Sequence[str]] | None = None,
+) -> Path:
+    """Write `report.html` into `folder`, whole or not at all, and return its path.
+
+    table: the scan; a retrieval run's columns are joined to it where it lacks them.
+    retrieval: trials, heads and ablation of a retrieval run (METRICS' columns); None: the page says so.
+    tokens_text: the strings of every sequence's tokens, in the order scanned; None: positions stand for tokens.
+    Raises ResultsError when the token strings do not fit the scanned sequences.
+    """
+    _check_tokens(table, tokens_text)
+    if retrieval is not None and "retrieval" not in table.frame and len(retrieval.heads):
+        table = table.with_columns(retrieval.heads)
+    place = Path(folder)
+    place.mkdir(parents=True, exist_ok=True)
+    data = page(table, retrieval, tokens_text).encode("utf-8", errors="backslashreplace")
+    write_file(place / PAGE, data)
+    return place / PAGE
+
+
+def _check_tokens(table: HeadTable, tokens: Sequence[Sequence[str]] | None) -> None:
+    n = table.metadata.get("n_sequences")
+    if tokens is not None and n is not None and len(tokens) != n:
+        raise ResultsError(
+            f"token strings of {len(tokens)} sequences for a scan of {n}: give one list a sequence"
+        )
+
+
+def page(table: HeadTable, run: Retrieval | None, tokens: Sequence[Sequence[str]] | None) -> str:
+    """The page as text."""
+    shown = telling(table)
+    title = f"Attention heads of {table.metadata.get('model', 'an unnamed model')}"
+    plotly, plotly_hash = script(get_plotlyjs())
+    ours, our_hash = script(_asset("page.js"))
+    policy = (
+        f"default-src 'none'; script-src {plotly_hash} {our_hash}; style-src 'unsafe-inline'; "
+        "img-src data: blob:; base-uri 'none'; form-action 'none'"
+    )
+    return Template(_asset("page.html")).substitute(
+        title=escape(title),
+        policy=policy,
+        style=_asset("page.css"),
+        summary=escape(_summary(table)),
+        body=_body(table, run, tokens, shown),
+        data=json_script("report-data", _data(table, run, tokens, shown)),
+        plotly=plotly,
+        script=ours,
+    )
+
+
+def _asset(name: str) -> str:
+    return (Path(__file__).parent / "page" / name).read_text(encoding="utf-8")
+
+
+def _summary(table: HeadTable) -> str:
+    """What was measured, in one sentence."""
+    frame, metadata = table.frame, table.metadata
+    layers = len(frame[["stack", "kind", "layer"]].drop_duplicates())
+    n, length = metadata.get("n_sequences"), metadata.get("length")
+    heads = f"{len(frame)} heads in {layers} layers"
+    text = f", read on {n} {'sequence' if n == 1 else 'sequences'}" if n is not None else ""
+    text += f" of {length:,} tokens" if isinstance(length, int) else ""
+    bos = f" Begin-of-sequence token: {metadata['bos']}." if metadata.get("bos") is not None else ""
+    return f"{heads}{text}.{bos}"
+
+
+def _body(
+    table: HeadTable, run: Retrieval | None, tokens: Sequence[Sequence[str]] | None, shown: Sequence[Telling]
+) -> Html:
+    measured = [name for name in table.metrics if table.frame[name].notna().any()]
+    options = [el("option", f"{describe(name).title} ({name})", value=name) for name in measured]
+    maps = sections.section(
+        "maps", "Maps",
+        el("p", el("label", "Metric ", el("select", *options, id="map-metric")), class_="controls"),
+        sections.figure("map", "Every head in its place: layers from top to bottom, heads from left to right. "
+                        "Hover or tap for the figure, its interval and the head's roles."),
+        el("p", "", id="map-definition", class_="quiet"),
+    )  # fmt: skip
+    looks = sections.section(
+        "looks", "Where telling heads look",
+        el("p", "The strongest heads of each behaviour; 'below threshold' where none has the role."),
+        sections.thumbnails_part(table, shown),
+        *_profile_figures(table),
+    )  # fmt: skip
+    return Html("").join([
+        sections.finding_cards(findings(table, run), uncertainty(table)),
+        maps,
+        sections.roles_part(table),
+        sections.sinks_part(first_token(table, tokens), later_sinks(table, tokens), tokens is not None),
+        looks,
+        sections.retrieval_part(table, run),
+        _table_part(),
+        sections.made_part(table),
+        sections.limits_part(limits(table, tokens, run)),
+    ])  # fmt: skip
+
+
+def _profile_figures(table: HeadTable) -> list[Html]:
+    parts = {
+        "received": "What each position receives from these heads, as a share of what it could receive (α).",
+        "offset_mass": "How far back these heads look: share of attention by distance, in bins that double.",
+    }
+    return [
+        sections.figure(name, caption)
+        if name in table.profiles
+        else el("p", f"No {name} profile was kept in this run.", class_="note")
+        for name, caption in parts.items()
+    ]
+
+
+def _table_part() -> Html:
+    controls = el(
+        "p",
+        el("label", "Find ", el("input", type="search", id="filter-text", placeholder="L10, L10H7, sink")),
+        el("label", "Role ", el("select", el("option", "any", value=""), id="filter-role")),
+        el("label", "Columns ", el("select", el("option", "key figures", value="key"),
+           el("option", "all", value="all"), id="filter-columns")),
+        el("span", "", id="filter-count", class_="quiet", role="status"),
+        class_="controls",
+    )  # fmt: skip
+    note = "Press a column's name to sort by it; again to turn the order round. Small print is the 95 % interval."
+    area = el(
+        "div",
+        el("table", id="heads"),
+        class_="scroll tall",
+        role="region",
+        aria_label="All heads",
+        tabindex="0",
+    )
+    return sections.section("heads-part", "All heads", el("p", note), controls, area)
+
+
+def _data(
+    table: HeadTable,
+    run: Retrieval | None,
+    tokens: Sequence[Sequence[str]] | None,
+    shown: Sequence[Telling],
+) -> dict[str, Any]:
+    """What the page's script draws: figures and the table's numbers at six figures (files hold all)."""
+    frame = table.frame
+    columns = [name for name in frame if name not in ("stack", "kind", "roles")]
+    return {
+        "names": names(frame),
+        "roles": frame["roles"].tolist(),
+        "group": (frame["stack"] + " " + frame["kind"]).tolist(),
+        "columns": {name: [_rounded(value) for value in frame[name].tolist()] for name in columns},
+        "metrics": {name: {"title": describe(name).title, "formula": describe(name).formula,
+                           "unit": describe(name).unit} for name in table.metrics},
+        "key": [name for name in KEY_METRICS if name in frame],
+        "colours": {"sequential": plots.SEQUENTIAL, "diverging": plots.DIVERGING},
+        "figures": {name: json.loads(drawn.to_json()) for name, drawn in _figures(table, run, tokens, shown).items()},
+    }  # fmt: skip
+
+
+def _rounded(value: float) -> float | int:
+    return value if isinstance(value, int) else float(f"{value:.6g}")
+
+
+def _figures(
+    table: HeadTable,
+    run: Retrieval | None,
+    tokens: Sequence[Sequence[str]] | None,
+    shown: Sequence[Telling],
+) -> dict[str, go.Figure]:
+    rows = [head.row for head in shown][:LINES]
+    drawn = {"map": table.plot()}
+    if "received" in table.profiles:
+        drawn["received"] = plots.received(table, rows, tokens)
+    if "offset_mass" in table.profiles:
+        drawn["offset_mass"] = plots.offset_spectrum(table, rows)
+    if run is None:
+        return drawn
+    if len(run.ablation):
+        drawn["ablation"] = plots_retrieval.ablation(run)
+        drawn["by_length"] = plots_retrieval.by_length(run)
+        drawn["by_place"] = plots_retrieval.by_place(run)
+    if sum(bool(trial["usable"]) for trial in run.trials) >= FEW_TRIALS and "retrieval" in table.frame:
+        control = "retrieval_control" if "retrieval_control" in table.frame else None
+        drawn["retrieval_ranked"] = plots.ranked(table, "retrieval", control=control)
+    return drawn

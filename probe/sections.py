@@ -1,0 +1,329 @@
+"""The sections of the report, each a function from tables to markup."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from probe import thumbnails
+from probe.columns import describe
+from probe.findings import FEW_TRIALS, Finding, kept
+from probe.markup import Html, el, join
+from probe.plots_retrieval import Retrieval
+from probe.roles import RULES, explain
+from probe.sink_tokens import STRONG, FirstToken, SinkToken
+from probe.table import HeadTable
+from probe.telling import Criterion, Telling, names, strongest
+from probe.text import number, show_token, with_interval
+
+ROLE_COLOURS = {
+    "sink": (0, 114, 178), "previous_token": (213, 94, 0), "induction": (0, 158, 115),
+    "duplicate_token": (204, 121, 167), "retrieval": (180, 120, 0), "local": (86, 140, 190), "idle": (85, 85, 85),
+}  # fmt: skip
+
+
+def figure(name: str, caption: str) -> Html:
+    """The place of a drawn figure, with the words a reader without it gets."""
+    return el(
+        "figure",
+        el("div", class_="plot", data_figure=name, role="img", aria_label=caption),
+        el("figcaption", caption),
+    )
+
+
+def section(identifier: str, title: str, *content: object) -> Html:
+    """A titled section that the contents list can point at."""
+    return el("section", el("h2", title), *content, id=identifier)
+
+
+def finding_cards(found: Sequence[Finding], uncertainty: str) -> Html:
+    """Findings first: a large number, a sentence, the evidence."""
+    cards = [
+        el(
+            "article",
+            el("p", finding.figure, class_="figure-number"),
+            el("h3", finding.title),
+            el("p", finding.text),
+            el("ul", *(el("li", head) for head in finding.heads), class_="heads") if finding.heads else None,
+        )
+        for finding in found
+    ]
+    return section(
+        "findings", "Findings", el("p", uncertainty, class_="note"), el("div", *cards, class_="cards")
+    )
+
+
+def roles_part(table: HeadTable) -> Html:
+    """Which heads play which roles: a small map, the rule, and every head by name."""
+    labels = np.array(names(table.frame))
+    blocks = []
+    for role in RULES:
+        hits = np.array([role in roles for roles in table.frame["roles"]])
+        listed = list(labels[hits])
+        blocks.append(
+            el(
+                "article",
+                _role_map(table, role, hits),
+                el(
+                    "div",
+                    el("h3", role.replace("_", " "), " ", el("span", f"{len(listed)} heads", class_="count")),
+                    el("p", explain(role, table.thresholds), class_="rule"),
+                    _head_list(listed),
+                ),
+                class_="role",
+            )
+        )
+    several = sum(len(roles) > 1 for roles in table.frame["roles"])
+    none = sum(not roles for roles in table.frame["roles"])
+    intro = f"A head may play several roles or none: {several} play more than one, {none} none."
+    caption = "In the small maps every cell is a head: heads from left to right, layer 0 on top."
+    return section("roles", "Roles", el("p", intro, " ", caption), el("div", *blocks, class_="roles"))
+
+
+def _role_map(table: HeadTable, role: str, hits: np.ndarray) -> Html:
+    frame = table.frame.assign(_hit=hits)
+    first = frame.iloc[0]
+    frame = frame[(frame["stack"] == first["stack"]) & (frame["kind"] == first["kind"])]
+    grid = frame.pivot(index="layer", columns="head", values="_hit").to_numpy(dtype=bool)
+    uri = thumbnails.membership(grid, ROLE_COLOURS[role])
+    height, width = grid.shape
+    scale = max(1, min(8, 200 // max(height, width)))
+    text = f"Map of the heads with the role {role.replace('_', ' ')}"
+    return el("img", src=uri, alt=text, width=width * scale, height=height * scale, class_="pixels")
+
+
+def _head_list(listed: Sequence[str], most: int = 40) -> Html:
+    if not listed:
+        return el("p", "No head.", class_="quiet")
+    items = [el("li", name) for name in listed]
+    if len(listed) <= most:
+        return el("ul", *items, class_="chips")
+    return join(
+        el("ul", *items[:most], class_="chips"),
+        el("details", el("summary", f"{len(listed) - most} more"), el("ul", *items[most:], class_="chips")),
+    )
+
+
+def token(text: str) -> Html:
+    """A token as the reader sees it; the exact string, as JSON, in `data-token` and the tooltip."""
+    exact = json.dumps(text)
+    return el("code", show_token(text), class_="token", data_token=exact, title=exact)
+
+
+def sinks_part(first: FirstToken | None, later: Sequence[SinkToken] | None, named: bool) -> Html:
+    """Sink tokens by name: what stands at position 0, and which later tokens heads rest on."""
+    parts: list[object] = []
+    if not named:
+        parts.append(el("p", "Token strings were not given, so positions stand for tokens.", class_="note"))
+    if first is None:
+        parts.append(el("p", "What positions receive was not kept (no `received` profile).", class_="note"))
+    else:
+        parts.append(_first_token(first))
+    if later is None:
+        parts.append(
+            el("p", "Where later sinks stand was not kept (no `sink_other_at` profile).", class_="note")
+        )
+    elif not later:
+        parts.append(el("p", f"No head gives a later token {STRONG:g} or more of its attention on average."))
+    else:
+        parts.append(_later_sinks(later))
+    return section("sinks", "Sink tokens", *parts)
+
+
+def _first_token(first: FirstToken) -> Html:
+    stands: list[object] = []
+    for text, count in first.tokens or ():
+        stands += [token(text), f" in {count} of the sequences" if count > 1 else " in one", ", "]
+    what = join("There stands ", *stands[:-1], ". ") if stands else ""
+    return el(
+        "p",
+        "Position 0 receives ", el("strong", number(first.mean)),
+        " of the attention that could reach it, averaged over all heads; "
+        f"{first.heads_above} heads give it more than {first.threshold:g}. ", what,
+    )  # fmt: skip
+
+
+def _later_sinks(later: Sequence[SinkToken]) -> Html:
+    rows = [
+        el(
+            "tr",
+            el("td", "?" if sink.token is None else token(sink.token)),
+            el("td", ", ".join(f"{place} (×{count})" for place, count in sink.positions)),
+            el("td", str(sink.heads), class_="n"),
+            el("td", str(sink.picks), class_="n"),
+            el("td", number(sink.mass), class_="n"),
+            el("td", *(token(text) for text in sink.before) or ("–",), class_="context"),
+        )
+        for sink in later
+    ]
+    note = (
+        f"After position 0: the token on which a head rests most in a sequence, for heads whose strongest later "
+        f"sink receives {STRONG:g} or more on average. Mass is the mean of sink_other over those heads."
+    )
+    head = ("token", "positions", "heads", "times", "mass", "just before it")
+    return join(el("p", note), scrolling("Later sink tokens", head, rows))
+
+
+def scrolling(label: str, head: Sequence[str], rows: Sequence[Html]) -> Html:
+    """A table that scrolls inside itself, never the page."""
+    return el(
+        "div",
+        el(
+            "table",
+            el("thead", el("tr", *(el("th", name, scope="col") for name in head))),
+            el("tbody", *rows),
+        ),
+        class_="scroll", role="region", aria_label=label, tabindex="0",
+    )  # fmt: skip
+
+
+def thumbnails_part(table: HeadTable, shown: Sequence[Telling]) -> Html:
+    """Pictures of telling heads at full context."""
+    if "thumbnail" not in table.profiles:
+        return el("p", "Thumbnails were not kept in this run.", class_="note")
+    cards = [_thumbnail(table, head) for head in shown]
+    length = table.metadata.get("length", 0)
+    note = (
+        f"Each picture is the whole attention map of {length:,} × {length:,} tokens in 64 × 64 cells: queries from "
+        "top to bottom, keys from left to right. A cell is the attention that its queries give to its keys, so "
+        "every row sums to 1. Colour is logarithmic: white is 0.0001 or less (and everything in the future), "
+        "each quarter of the scale is a factor of 10."
+    )
+    scale = el(
+        "p",
+        "0.0001 ",
+        el("img", src=_scale_bar(), alt="Colour scale, white to dark blue", width=160, height=12, class_="pixels"),
+        " 1", class_="scale",
+    )  # fmt: skip
+    return join(el("p", note), scale, el("div", *cards, class_="thumbnails"))
+
+
+def _scale_bar() -> str:
+    return thumbnails.data_uri(thumbnails.png(np.arange(255, dtype=np.uint8)[None, :], thumbnails.palette()))
+
+
+def _thumbnail(table: HeadTable, head: Telling) -> Html:
+    frame = table.frame
+    metrics = [name for name in ("sink_first", "induction_random", "distance") if name in frame]
+    values = "; ".join(f"{name} {number(float(frame[name][head.row]))}" for name in metrics)
+    why = ", ".join(head.why)
+    image = thumbnails.thumbnail(table.profile("thumbnail", head.row))
+    return el(
+        "figure",
+        el(
+            "img",
+            src=image,
+            alt=f"Attention map of {head.name}: {why}",
+            width=160,
+            height=160,
+            class_="pixels",
+        ),
+        el("figcaption", el("strong", head.name), " ", why, el("br"), el("span", values, class_="quiet")),
+    )
+
+
+def retrieval_part(table: HeadTable, run: Retrieval | None) -> Html:
+    """The retrieval run: how many trials, the curves, the removal test, the ranking."""
+    if run is None:
+        text = "Not measured: this report was made without a retrieval run. `probe retrieval` makes one."
+        return section("retrieval", "Retrieval", el("p", text, class_="note"))
+    usable = sum(bool(trial["usable"]) for trial in run.trials)
+    lengths = sorted({int(trial["length"]) for trial in run.trials})
+    intro = (
+        f"{len(run.trials)} trials hide a sentence in a long text and ask for its end, at lengths "
+        f"{', '.join(f'{length:,}' for length in lengths)}. {usable} were usable: the model's own answer "
+        "held at least half of the hidden one. Recall counts answers whose every token is the model's first choice."
+    )
+    parts: list[object] = [el("p", intro)]
+    if usable == 0:
+        parts.append(
+            el("p", "NO TRIAL WAS USABLE: retrieval scores are not defined for this run.", class_="note")
+        )
+    if len(run.ablation):
+        parts += [
+            el(
+                "div",
+                figure("ablation", "Recall against the number of removed heads. Bands: 95 % interval over trials; "
+                       "for random heads of the same layers, the range of the draws."),
+                figure("by_length", "Recall by context length, at the largest k."),
+                class_="pair",
+            ),
+            figure("by_place", "Recall with all heads in place, by context length and depth of the needle."),
+        ]  # fmt: skip
+    else:
+        parts.append(el("p", "The removal test was not run, so there are no recall curves.", class_="note"))
+    if 0 < usable < FEW_TRIALS:
+        few = f"Not enough usable trials for a ranking: {usable}, wanted {FEW_TRIALS} or more."
+        parts.append(el("p", few, class_="note"))
+    elif usable:
+        parts += [
+            figure("retrieval_ranked", "The heads with the highest retrieval score, and the same score for a random "
+                   "stretch of the text (control)."),
+            _retrieval_table(table.frame, strongest(table, Criterion("", "retrieval", "retrieval", 10))),
+        ]  # fmt: skip
+    return section("retrieval", "Retrieval", *parts)
+
+
+def _retrieval_table(frame: pd.DataFrame, rows: Sequence[int]) -> Html:
+    forms = [
+        name
+        for name in ("retrieval", "retrieval_paper", "retrieval_forced", "retrieval_control")
+        if name in frame
+    ]
+    labels = names(frame)
+    body = [
+        el(
+            "tr",
+            el("th", labels[row], scope="row"),
+            *(el("td", with_interval(frame, row, name)) for name in forms),
+        )
+        for row in rows
+    ]
+    return scrolling("Heads by retrieval score", ("head", *forms), body)
+
+
+def made_part(table: HeadTable) -> Html:
+    """How it was made: the command, everything recorded, every definition."""
+    command = table.metadata.get("command")
+    text = " ".join(command) if isinstance(command, list) else command
+    shown = el("pre", el("code", text)) if text else el("p", "The command was not recorded.", class_="note")
+    facts = [
+        el("div", el("dt", name.replace("_", " ")), el("dd", _fact(value)))
+        for name, value in table.metadata.items()
+        if name not in ("tokens", "command", "definitions")
+    ]
+    rows = [
+        el("tr", el("th", el("code", name), scope="row"), el("td", describe(name).title),
+           el("td", describe(name).formula), el("td", describe(name).unit))
+        for name in table.metrics
+    ]  # fmt: skip
+    notation = (
+        "P[i, j] is the weight of query i on key j after mask and softmax, from q and k as the model uses them; "
+        "t_i the token at position i; z_i = Σ_j P[i, j] v_j; o_i what the head writes to the residual stream. "
+        f"Streaming keeps {kept(table)}. Values are made per sequence, then averaged over sequences; "
+        "intervals are percentile bootstraps of 2,000 resamples of whole sequences, the same for all heads."
+    )
+    return section(
+        "made", "How it was made",
+        el("h3", "To make it again"), shown,
+        el("h3", "Recorded with the results"), el("dl", *facts, class_="facts"),
+        el("h3", "Definitions"), el("p", notation),
+        scrolling("Definitions of the columns", ("column", "what it is", "formula", "unit"), rows),
+    )  # fmt: skip
+
+
+def _fact(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_fact(item)}" for key, item in value.items())
+    if isinstance(value, list):
+        return ", ".join(_fact(item) for item in value)
+    return "not recorded" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def limits_part(lines: Sequence[str]) -> Html:
+    """What not to conclude."""
+    return section("limits", "Limits", el("ul", *(el("li", line) for line in lines)))
