@@ -16,7 +16,7 @@ PATIENCE = 2.0
 
 
 class Progress(Protocol):
-    """What an analysis calls as it goes: `done` of `total` units (any unit, not of equal meaning between jobs).
+    """What an analysis calls as it goes: `done` of `total` units, whatever a unit is in that job.
 
     `what` names the job in a few words ("scan", "retrieval"); a new name starts a new bar.
     """
