@@ -9,8 +9,8 @@ from torch import Tensor
 from probe.kernels.inputs import Lookup
 from probe.kernels.strips import Sequence, Strip
 
-PAIRS_A_TOKEN = 256
-"""Pairs are kept only up to this many a token, so that memory stays linear in length: 2 KiB a token."""
+PAIRS_A_TOKEN = 64
+"""Pairs are kept only up to this many a token, so that memory stays linear in length (some KiB a token)."""
 
 DENSE_SHARE = 0.1
 """Above this share of matching entries a masked sum is faster than gathering them."""
@@ -29,6 +29,7 @@ class Pairs:
         self.gap, self.offset = lookup.gap, sequence.offset
         self.starts: Int[Tensor, "rows_plus_1"] | None = None
         self.columns: Int[Tensor, "pairs"] | None = None
+        self.places: dict[tuple[int, ...], tuple[Tensor, Tensor]] = {}
         found, counts, budget = [], [], PAIRS_A_TOKEN * (sequence.n_rows + sequence.n_keys)
         for start in range(0, sequence.n_rows, 256):
             stop = min(start + 256, sequence.n_rows)
@@ -49,27 +50,44 @@ class Pairs:
         columns = torch.arange(low, high, device=query.device)
         return (query == key) & (query >= 0) & (rows - columns >= self.gap)
 
-    def mass(self, strip: Strip) -> Float[Tensor, "r rows"]:
-        """Σ of the strip's unnormalised weights over the matching keys of each row."""
+    def mass(self, strip: Strip, out: Float[Tensor, "r rows"]) -> None:
+        """Write Σ of the strip's unnormalised weights over the matching keys of each row into `out`."""
         weights = strip.weights
-        r, rows, keys = weights.shape
-        out = weights.new_zeros(r, rows)
-        if self.starts is None or self.columns is None:
+        found = self._in_strip(strip)
+        if found is None:
             match = self.match(strip.start, strip.stop, strip.low, strip.high)
             if match.sum() > DENSE_SHARE * match.numel():
-                return (weights * match).sum(-1)
-            row, column = match.nonzero(as_tuple=True)
-        else:
+                torch.sum(weights * match, -1, out=out)
+                return
+            found = self._places(strip, *match.nonzero(as_tuple=True))
+        row, place = found
+        # One flat view of all heads' rows: index_select copies anything but a flat, dense tensor first.
+        r, rows, keys = weights.shape
+        flat = weights.as_strided(((r * rows - 1) * weights.stride(1) + keys,), (1,))
+        sums = weights.new_zeros(r * rows)
+        out.copy_(sums.index_add_(0, row, flat.index_select(0, place)).view(out.shape))
+
+    def _in_strip(self, strip: Strip) -> tuple[Tensor, Tensor] | None:
+        """Row of every pair and its place in the strip's memory; None when the pairs were too many to keep."""
+        if self.starts is None or self.columns is None:
+            return None
+        key = (strip.start, strip.stop, strip.low, strip.high, *strip.weights.stride(), strip.weights.shape[0])
+        kept = self.places.get(key)
+        if kept is None:
             bounds = self.starts[strip.start : strip.stop + 1]
             column = self.columns[bounds[0] : bounds[-1]].long() - strip.low
-            row = torch.repeat_interleave(torch.arange(rows, device=weights.device), bounds.diff())
-            if strip.low or strip.high < strip.sequence.n_keys:
-                inside = (column >= 0) & (column < keys)
-                row, column = row[inside], column[inside]
-        if row.numel() == 0:
-            return out
-        flat = weights.as_strided((r, (rows - 1) * weights.stride(1) + keys), (weights.stride(0), 1))
-        return out.index_add_(1, row, flat.index_select(1, row * weights.stride(1) + column))
+            row = torch.repeat_interleave(torch.arange(strip.stop - strip.start, device=column.device), bounds.diff())
+            inside = (column >= 0) & (column < strip.high - strip.low)
+            kept = self.places[key] = self._places(strip, row[inside], column[inside])
+        return kept
+
+    @staticmethod
+    def _places(strip: Strip, row: Tensor, column: Tensor) -> tuple[Tensor, Tensor]:
+        """(row, column) of one head -> row in [r · rows] and place in memory, for all heads of the group."""
+        r, rows, _ = strip.weights.shape
+        head = torch.arange(r, device=row.device)[:, None]
+        place = head * strip.weights.stride(0) + row * strip.weights.stride(1) + column
+        return (head * rows + row).flatten().int(), place.flatten().int()
 
 
 def pairs_of(lookup: Lookup, sequence: Sequence) -> Pairs:

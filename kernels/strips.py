@@ -73,6 +73,11 @@ class Sequence:
                 high = min(high, position + self.window)
         return min(low, high), high
 
+    def blind(self, position: int) -> bool:
+        """Whether the rules alone show nothing to the query at `position` (a query far past the last key)."""
+        low, high = self.span(position)
+        return low == high
+
 
 def sequences(call: Attention) -> list[Sequence]:
     """The sequences of a batch, each cut to its own tokens; those without a query or a key are left out."""
@@ -104,13 +109,16 @@ def sequences(call: Attention) -> list[Sequence]:
 
 
 class Workspace:
-    """Two reusable buffers, [heads · rows, pad + keys], for the scores and the weights of a strip."""
+    """Two reusable buffers, [heads · rows, pad + keys], for the scores and the weights of a strip, and its masks."""
 
     def __init__(self, heads: int, rows: int, keys: int, like: Tensor) -> None:
-        """Allocate zeroed buffers for strips of up to `rows` rows of `heads` heads; the pad is `rows` wide."""
+        """Allocate buffers for strips of up to `rows` rows of `heads` heads; the zero pad is `rows` wide."""
         self.heads, self.rows, self.pad = heads, rows, rows
-        self.scores = torch.zeros(heads * rows, rows + keys, dtype=like.dtype, device=like.device)
-        self.weights = torch.zeros_like(self.scores)
+        self.scores = torch.empty(heads * rows, rows + keys, dtype=like.dtype, device=like.device)
+        self.weights = torch.empty_like(self.scores)
+        self.weights[:, :rows] = 0
+        square = torch.ones(rows, rows, dtype=torch.bool, device=like.device)
+        self.ahead, self.behind = square.triu(1), square.tril(-1)
 
 
 @dataclass(frozen=True)
@@ -118,7 +126,7 @@ class Strip:
     """Unnormalised weights of rows [start, stop) of one group against keys [low, high).
 
     scores: (s − shift) · log2 e where visible. weights: exp(s − shift), exactly 0 where not (gates, for sigmoid).
-    shift: row maximum, times log2 e. total: Σ weights, a learned sink included. seen: None where the rule shows all of
+    shift: row maximum, times log2 e. total: what normalises, Σ weights with a learned sink; 1 for sigmoid. seen: None where the rule shows all of
     [low, span end); otherwise the visible entries.
     """
 
@@ -161,29 +169,30 @@ def strip(sequence: Sequence, group: int, start: int, stop: int, work: Workspace
     s = work.scores[: r * rows, work.pad : work.pad + keys]
     p = work.weights[: r * rows, work.pad : work.pad + keys]
     torch.mm(q[:, start:stop].reshape(r * rows, -1), kt[:, low:high], out=s)
-    s3, p3 = s.unflatten(0, (r, rows)), p.unflatten(0, (r, rows))
-    _shape_scores(s3, sequence, group, start, stop, low, high)
-    if shaped(sequence) and not sequence.score.sigmoid:
-        s *= LOG2E
-    seen = _hide(s3, sequence, group, start, stop, low, high)
+    shape, strides = (r, rows, keys), (rows * s.stride(0), s.stride(0), 1)  # said outright: a size of 1 has no stride
+    s3, p3 = s.as_strided(shape, strides), p.as_strided(shape, strides)
+    if shaped(sequence):
+        _shape_scores(s3, sequence, group, start, stop, low, high)
+        if not sequence.score.sigmoid:
+            s *= LOG2E
+    seen = _hide(s3, sequence, group, start, stop, low, high, work)
     if sequence.score.sigmoid:
         torch.sigmoid(s, out=p)  # sigmoid(HIDDEN) is exactly 0
-        total = p3.sum(-1)
-        return Strip(sequence, start, stop, low, high, s3, p3, torch.zeros_like(total), total, seen)
+        return Strip(sequence, start, stop, low, high, s3, p3, s.new_zeros(r, rows), s.new_ones(r, rows), seen)
     m = s.amax(1, keepdim=True) if keys else s.new_full((r * rows, 1), HIDDEN)
-    empty = m == HIDDEN
+    empty = m == HIDDEN if seen is not None or sequence.blind(last) else None
     learned = None
     if sequence.score.sinks is not None:
         learned = sequence.score.sinks[group * r : (group + 1) * r].to(s).repeat_interleave(rows)[:, None] * LOG2E
         m = torch.maximum(m, learned)
     s -= m
     torch.exp2(s, out=p)
-    if empty.any():
+    if empty is not None:
         p.masked_fill_(empty, 0)  # where nothing is visible m is HIDDEN itself, and exp2(0) would weigh every key
-    total = p.sum(1, keepdim=True)
+    total = p3.sum(-1)
     if learned is not None:
-        total += torch.exp2(learned - m)
-    return Strip(sequence, start, stop, low, high, s3, p3, m.view(r, rows), total.view(r, rows), seen)
+        total += torch.exp2(learned - m).view(r, rows)
+    return Strip(sequence, start, stop, low, high, s3, p3, m.view(r, rows), total, seen)
 
 
 def shaped(sequence: Sequence) -> bool:
@@ -215,33 +224,29 @@ def _shape_scores(s: Tensor, sequence: Sequence, group: int, start: int, stop: i
 
 
 def _hide(
-    s: Tensor, sequence: Sequence, group: int, start: int, stop: int, low: int, high: int
+    s: Tensor, sequence: Sequence, group: int, start: int, stop: int, low: int, high: int, work: Workspace
 ) -> Bool[Tensor, "#r rows keys"] | None:
     """Put HIDDEN on the keys out of sight, in place. Returns the visible entries only where `allowed` says more."""
-    device = s.device
-    positions = torch.arange(start, stop, device=device) + sequence.offset
-    if sequence.causal and high - low:
+    rows, first = stop - start, start + sequence.offset
+    if sequence.causal and first < high:
         # Only the last columns can hold keys after a query.
-        tail = max(low, start + sequence.offset)
-        if tail < high:
-            columns = torch.arange(tail, high, device=device)
-            s[..., tail - low :].masked_fill_(columns > positions[:, None], HIDDEN)
+        s[..., first - low :].masked_fill_(work.ahead[:rows, : high - first], HIDDEN)
     if sequence.window is not None:
-        # Only the first columns can lie behind the window of the later rows (and, both ways, the last ahead of it).
-        head = min(high, stop + sequence.offset - sequence.window)
-        if head > low:
-            columns = torch.arange(low, head, device=device)
-            s[..., : head - low].masked_fill_(columns <= positions[:, None] - sequence.window, HIDDEN)
-        if not sequence.causal:
-            tail = max(low, start + sequence.offset + sequence.window)
-            if tail < high:
-                columns = torch.arange(tail, high, device=device)
-                s[..., tail - low :].masked_fill_(columns >= positions[:, None] + sequence.window, HIDDEN)
+        # Only the first columns can lie behind the window of the later rows, from row `skip` on.
+        skip = max(0, low - (first - sequence.window + 1))
+        reach = min(rows - skip, high - low)
+        if reach > 0:
+            s[:, skip:, :reach].masked_fill_(work.behind[: rows - skip, :reach], HIDDEN)
+        ahead = max(low, first + sequence.window)
+        if not sequence.causal and ahead < high:
+            positions = torch.arange(first, first + rows, device=s.device)[:, None]
+            columns = torch.arange(ahead, high, device=s.device)
+            s[..., ahead - low :].masked_fill_(columns >= positions + sequence.window, HIDDEN)
     if sequence.allowed is None:
         return None
-    rows = torch.arange(start, stop, device=device) + sequence.first_row + sequence.padded_offset
-    columns = torch.arange(low, high, device=device) + sequence.first_key
-    seen = _of_group(sequence.allowed(rows, columns), sequence, group)
+    padded_rows = torch.arange(start, stop, device=s.device) + sequence.first_row + sequence.padded_offset
+    columns = torch.arange(low, high, device=s.device) + sequence.first_key
+    seen = _of_group(sequence.allowed(padded_rows, columns), sequence, group)
     s.masked_fill_(~seen, HIDDEN)
     return (s != HIDDEN) if seen.shape[0] > 1 else (s[:1] != HIDDEN)
 
