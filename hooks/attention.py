@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor, nn
 
 from .call import AttentionCall, HandlerResult, Site
@@ -198,12 +197,12 @@ def _describe(
         v=value,
         mask=lazy,
         causal=bool(causal) and lazy is None and mask is None,
-        scale=query.shape[-1] ** -0.5 if scale is None else float(torch.as_tensor(scale)),
-        softcap=None if softcap is None else float(torch.as_tensor(softcap)),
-        window=int(torch.as_tensor(window)) if window is not None else None,
+        scale=query.shape[-1] ** -0.5 if scale is None else _number(site, "scaling", scale),
+        softcap=None if softcap is None else _number(site, "softcap", softcap),
+        window=int(_number(site, "sliding_window", window)) if window is not None else None,
         sinks=sinks if isinstance(sinks, Tensor) else None,
         bias=bias,
-        dropout=float(torch.as_tensor(dropout or 0.0)),
+        dropout=0.0 if dropout is None else _number(site, "dropout", dropout),
     )
 
 
@@ -224,3 +223,11 @@ def _masks(
             f"{site.name}: mask of {lazy.queries} x {lazy.keys} for {queries} queries and {keys} keys"
         )
     return lazy, total
+
+
+def _number(site: Site, name: str, value: object) -> float:
+    if isinstance(value, Tensor) and value.numel() == 1:
+        return float(value)
+    if isinstance(value, int | float):
+        return float(value)
+    raise HookError(f"{site.name}: {name} is {value!r}; wanted one number for all heads")

@@ -23,8 +23,15 @@ def visible_rows(call: AttentionCall, rows: Int[Tensor, "rows"]) -> Bool[Tensor,
     return (columns[None, :] <= rows[:, None] + offset)[None, None]
 
 
-def pattern_rows(call: AttentionCall, rows: Int[Tensor, "rows"] | None = None) -> Float[Tensor, "B H rows S"]:
-    """softmax(softcap * tanh(scale * q.k / softcap) + bias) of the rows, in float32 (float64 for float64)."""
+def pattern_rows(
+    call: AttentionCall,
+    rows: Int[Tensor, "rows"] | None = None,
+    visible: Bool[Tensor, "#B #H rows S"] | None = None,
+) -> Float[Tensor, "B H rows S"]:
+    """softmax(softcap * tanh(scale * q.k / softcap) + bias) of the rows, in float32 (float64 for float64).
+
+    visible: who may see whom, None to ask the call.
+    """
     queries = call.q.shape[2]
     rows = torch.arange(queries, device=call.q.device) if rows is None else rows.to(call.q.device)
     wide = torch.promote_types(call.q.dtype, torch.float32)
@@ -36,7 +43,7 @@ def pattern_rows(call: AttentionCall, rows: Int[Tensor, "rows"] | None = None) -
         scores = call.softcap * torch.tanh(scores / call.softcap)
     if call.bias is not None:
         scores = scores + call.bias[:, :, rows, :keys].to(wide)
-    visible = visible_rows(call, rows)
+    visible = visible_rows(call, rows) if visible is None else visible
     # A finite floor keeps rows that see nothing free of NaN, forward and backward.
     scores = scores.masked_fill(~visible, torch.finfo(wide).min)
     if call.sinks is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-OUTPUT_PROJECTIONS = ("o_proj", "out_proj", "c_proj", "dense", "Wo", "o", "proj", "output.dense")
+OUTPUT_PROJECTIONS = ("o_proj", "out_proj", "c_proj", "dense", "Wo", "o", "proj")
 """Children of an attention module that take the heads joined: llama and most others; bart, clip, whisper;
 gpt2; gpt_neox, phi; modernbert; t5; vision towers."""
 
