@@ -1,0 +1,94 @@
+"""The attention map where someone wants to look: exact rows × columns of any context, and its strongest entries."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from probe.kernels.blockwise import rows_per_strip
+from probe.kernels.inputs import Attention, Request
+from probe.kernels.strips import Sequence, Workspace, prepared, sequences, strip
+from probe.kernels.validate import KernelError, validate
+
+
+def pattern_window(call: Attention, rows: range, columns: range) -> Float[Tensor, "B H rows columns"]:
+    """P[i, j] for the query rows and key columns of two ranges, float32, recomputing those rows only.
+
+    Normalised over all keys, whatever the columns. 0 where not visible. Memory: the answer and one strip of rows.
+    Raises KernelError for a range outside the call.
+    """
+    validate(call, Request())
+    for name, span, limit in (("rows", rows, call.q.shape[2]), ("columns", columns, call.k.shape[2])):
+        if span.step != 1 or not 0 <= span.start <= span.stop <= limit:
+            raise KernelError(f"{name} are {span.start}:{span.stop}:{span.step}; wanted a step of 1 within 0:{limit}")
+    out = call.q.new_zeros(call.q.shape[0], call.q.shape[1], len(rows), len(columns), dtype=_dtype(call))
+    for sequence in sequences(call):
+        first, last = max(0, rows.start - sequence.first_row), min(sequence.n_rows, rows.stop - sequence.first_row)
+        for group, start, weights, low in _strips(sequence, first, last, out):
+            left = max(columns.start - sequence.first_key, low)
+            right = min(columns.stop - sequence.first_key, low + weights.shape[-1])
+            if left >= right:
+                continue
+            row = start + sequence.first_row - rows.start
+            column = left + sequence.first_key - columns.start
+            heads = slice(group * sequence.group, (group + 1) * sequence.group)
+            place = (sequence.index, heads, slice(row, row + weights.shape[1]), slice(column, column + right - left))
+            out[place] = weights[..., left - low : right - low]
+    return out
+
+
+def strongest_pairs(
+    call: Attention, head: int, count: int
+) -> tuple[Float[Tensor, "B count"], Int[Tensor, "B count"], Int[Tensor, "B count"]]:
+    """The `count` largest P[i, j] of one head: (weight, query row, key), strongest first, streamed strip by strip.
+
+    Equal weights go to the earlier query, then the earlier key. Fewer visible pairs than `count` leave weight 0
+    at row and key −1. Raises KernelError for a head that does not exist.
+    """
+    validate(call, Request())
+    if not 0 <= head < call.q.shape[1] or count < 1:
+        raise KernelError(f"head {head}, count {count}; wanted a head below {call.q.shape[1]} and a count above 0")
+    B = call.q.shape[0]
+    weight = torch.zeros(B, count, dtype=_dtype(call), device=call.q.device)
+    query, key = torch.full_like(weight, -1, dtype=torch.long), torch.full_like(weight, -1, dtype=torch.long)
+    for sequence in sequences(call):
+        b, group = sequence.index, head // sequence.group
+        for g, start, weights, low in _strips(sequence, 0, sequence.n_rows, weight, only=group):
+            own = weights[head - g * sequence.group]
+            best, place = own.flatten().topk(min(count, own.numel()))
+            new_query = place // own.shape[1] + start + sequence.first_row
+            new_key = place % own.shape[1] + low + sequence.first_key
+            every = torch.cat([weight[b], best])
+            queries, keys = torch.cat([query[b], new_query]), torch.cat([key[b], new_key])
+            chosen = _ordered(every, queries, keys)[:count]
+            real = every[chosen] > 0
+            weight[b] = every[chosen]
+            query[b], key[b] = torch.where(real, queries[chosen], -1), torch.where(real, keys[chosen], -1)
+    return weight, query, key
+
+
+def _ordered(weight: Tensor, query: Tensor, key: Tensor) -> Tensor:
+    """Indices by falling weight, then rising query, then rising key (stable sorts, least important first)."""
+    order = key.argsort(stable=True)
+    order = order[query[order].argsort(stable=True)]
+    return order[weight[order].argsort(descending=True, stable=True)]
+
+
+def _dtype(call: Attention) -> torch.dtype:
+    return torch.float64 if call.q.dtype == torch.float64 else torch.float32
+
+
+def _strips(
+    sequence: Sequence, first: int, last: int, like: Tensor, only: int | None = None
+) -> Iterator[tuple[int, int, Float[Tensor, "r rows keys"], int]]:
+    """(group, first row, normalised weights [r, rows, keys], first key) of every strip of rows [first, last)."""
+    step = rows_per_strip(sequence.group)
+    for group in range(sequence.k.shape[0]) if only is None else (only,):
+        q, kt, v = prepared(sequence, group, like.dtype)
+        work = Workspace(sequence.group, min(step, max(1, last - first)), sequence.n_keys, v)
+        for start in range(first, last, step):
+            part = strip(sequence, group, start, min(start + step, last), work, kt, q)
+            yield group, start, part.weights / part.total.clamp(min=torch.finfo(like.dtype).tiny)[..., None], part.low

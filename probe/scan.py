@@ -1,0 +1,233 @@
+"""The main job: a model and tokens in, one row a head out, in one forward pass a sequence and no T × T map."""
+
+from __future__ import annotations
+
+import platform
+from collections import defaultdict
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from probe.errors import TokensError
+from probe.hooks.call import AttentionCall, Site
+from probe.kernels import metrics as reduce
+from probe.kernels.inputs import Request
+from probe.models import Loaded, load
+from probe.observe import observed, repeats, token_lookups, uniform_mass
+from probe.profiles import Profiles
+from probe.progress import Progress, silent
+from probe.running import Running
+from probe.table import HeadTable
+from probe.tokens import check_ids, random_repeats, special_ids, tokens_hash
+
+DEFINITIONS = "1"
+"""Version of the metrics' definitions; tables of different versions are not to be compared."""
+
+RANDOM_DISTINCT = 256
+RANDOM_SEQUENCES = 8
+
+
+def scan(
+    model: str | nn.Module | Loaded,
+    tokens: Sequence[Sequence[int]] | Int[Tensor, "sequences T"],
+    *,
+    sinks: int = 4,
+    window: int = 64,
+    seed: int = 0,
+    bands: int = 64,
+    backend: str = "auto",
+    progress: Progress = silent,
+) -> HeadTable:
+    """Measure every attention head of a model on sequences of token ids.
+
+    model: a name (`probe.load`), a loaded transformers model, or a TransformerLens bridge.
+    tokens: ids, read as they are: no BOS is added, nothing is cut or padded.
+    sinks, window: what a streaming head keeps: the first `sinks` keys, and those less than `window` back.
+    seed: of the random-token sequences and of the bootstrap. bands: side of the thumbnails.
+
+    Returns the head table of METRICS with its profiles. Raises ModelError, TokensError, HookError or KernelError,
+    one line each, before anything is measured wherever it can be known before.
+    """
+    loaded = model if isinstance(model, Loaded) else load(model)
+    running = Running(loaded.model)
+    ids = check_ids(tokens, vocabulary=running.vocabulary, limit=running.n_ctx)
+    running.verify()
+    scanner = _Scan(running, sinks, window, bands, backend, progress, steps=len(ids))
+    for sequence in ids:
+        scanner.read(torch.tensor([sequence]))
+    per_sequence = scanner.finish()
+    repeated = _random(scanner, loaded, seed)
+    return HeadTable.build(
+        {**per_sequence, **repeated},
+        scanner.profiles.arrays(),
+        _metadata(loaded, running, ids, scanner, seed),
+        kv_heads=running.n_kv_heads,
+        layers=[site.layer for site in running.sites],
+        stack=running.sites[0].stack,
+        kind="self",
+    )
+
+
+class _Scan:
+    """One model, observed sequence by sequence; layers are reduced as they come, so nothing of a layer is kept."""
+
+    def __init__(
+        self, running: Running, sinks: int, window: int, bands: int, backend: str, progress: Progress, steps: int
+    ) -> None:
+        self.running, self.backend, self.progress = running, backend, progress
+        self.request = Request(sinks=sinks, window=window, bands=bands)
+        self.layer_of = {site: number for number, site in enumerate(running.sites)}
+        self.profiles = Profiles(len(running.sites), running.n_heads)
+        self.values: dict[str, list[np.ndarray]] = defaultdict(list)
+        self.rows_without_key = 0
+        self.no_random: str | None = None
+        self.done, self.total = 0, steps * len(running.sites)
+        self.grams = {site: _gram(running.head_writes(site)) for site in running.sites}
+
+    def read(self, ids: Int[Tensor, "1 T"]) -> None:
+        """Observe one sequence and keep its metrics and profiles."""
+        position = torch.arange(ids.shape[1])[None]
+        layers = self._observe(ids, position, profiles=True)
+        for name in layers[0]:
+            self.values[name].append(np.stack([layer[name].cpu().numpy()[0] for layer in layers]))
+        self.profiles.next_sequence()
+
+    def repeated(self, ids: Int[Tensor, "sequences T"], half: int) -> dict[str, np.ndarray]:
+        """The `_random` scores on [BOS] + R + R: the second copy's rows only, [sequences, L, H]."""
+        length = ids.shape[1]
+        second = torch.zeros(ids.shape, dtype=torch.bool)
+        second[:, length - half :] = True
+        later = second.clone()
+        later[:, length - half] = False
+        layers = self._observe(ids, torch.arange(length).expand_as(ids), profiles=False, rows=(second, later))
+        names = ("previous_token", "duplicate_token", "induction")
+        return {f"{n}_random": np.stack([layer[n].cpu().numpy() for layer in layers], 1) for n in names}
+
+    def _observe(
+        self,
+        ids: Int[Tensor, "B T"],
+        position: Int[Tensor, "B T"],
+        *,
+        profiles: bool,
+        rows: tuple[Tensor, Tensor] | None = None,
+    ) -> list[dict[str, Float[Tensor, "B H"]]]:
+        """One forward: metrics of every layer. rows: the queries of the random scores instead of the text's own."""
+        device = self.running.device
+        ids, position = ids.to(device), position.to(device)
+        request = Request(
+            self.request.sinks, self.request.window, token_lookups(ids), self.request.bands if profiles else 0
+        )
+        matched = repeats(ids)
+        layers: list[dict[str, Float[Tensor, "B H"]]] = [{} for _ in self.layer_of]
+        chances: dict[object, dict[str, Float[Tensor, "B H T"]]] = {}
+
+        def handler(call: AttentionCall) -> Tensor:
+            z, statistics = observed(call, request, backend=self.backend)
+            layer = layers[self.layer_of[call.site]]
+            if rows is None:
+                layer |= reduce.head_metrics(statistics, z, position, learned_sink=call.sinks is not None)
+                for name, mass in statistics.lookup.items():
+                    chance = uniform_mass(call, request, chances)[name]
+                    layer[name] = reduce.mean_rows(mass, matched[:, None] & (statistics.visible > 0))
+                    layer[f"{name}_chance"] = reduce.mean_rows(chance, matched[:, None]).expand_as(layer[name])
+                self.profiles.add(self.layer_of[call.site], statistics, position)
+                self.rows_without_key += int((statistics.visible[:, 0] == 0).sum())
+            else:
+                second, later = (chosen[:, None].to(device) for chosen in rows)
+                layer["previous_token"] = reduce.mean_rows(statistics.previous, second)
+                layer["duplicate_token"] = reduce.mean_rows(statistics.lookup["duplicate_token"], second)
+                layer["induction"] = reduce.mean_rows(statistics.lookup["induction"], later)
+            if profiles:
+                self.done += 1
+                self.progress(self.done, self.total, "scan")
+            return z
+
+        def write(site: Site, heads: Float[Tensor, "B T HDv"]) -> None:
+            layer = layers[self.layer_of[site]]
+            norms = _write_norms(heads, self.grams[site])
+            layer["output_norm"] = reduce.mean_rows(norms, (position >= 1)[:, None])
+            sums = norms.double().sum(-1)
+            layer["output_share"] = sums / sums.sum(-1, keepdim=True)
+
+        with self.running.instrument(handler), self.running.watching_writes(write):
+            self.running.forward(ids)
+        return layers
+
+    def finish(self) -> dict[str, np.ndarray]:
+        """[sequences, L, H] of every metric."""
+        return {name: np.stack(values) for name, values in self.values.items()}
+
+
+def _random(scanner: _Scan, loaded: Loaded, seed: int) -> dict[str, np.ndarray]:
+    """The `_random` columns, or none of them where the model cannot read such sequences (said in the metadata)."""
+    running = scanner.running
+    special = special_ids(loaded.tokenizer) if loaded.tokenizer is not None else ()
+    try:
+        made = random_repeats(
+            vocabulary=running.vocabulary,
+            bos=running.bos,
+            special=special,
+            sequences=RANDOM_SEQUENCES,
+            distinct=RANDOM_DISTINCT,
+            seed=seed,
+            limit=running.n_ctx,
+        )
+    except TokensError as error:
+        scanner.no_random = str(error)
+        return {}
+    return scanner.repeated(torch.tensor(made.ids), RANDOM_DISTINCT)
+
+
+def _gram(write: Float[Tensor, "H Dv d_model"]) -> Float[Tensor, "H Dv Dv"]:
+    """W_O W_Oᵀ of each head, float32: norms of what a head writes without building it."""
+    wide = write.double()
+    return (wide @ wide.mT).float()
+
+
+def _write_norms(heads: Float[Tensor, "B T HDv"], gram: Float[Tensor, "H Dv Dv"]) -> Float[Tensor, "B H T"]:
+    """‖z W_O‖₂ of every head and token: sqrt(z · Gram · zᵀ)."""
+    z = heads.unflatten(2, (gram.shape[0], -1)).transpose(1, 2).to(gram.dtype)
+    return ((z @ gram) * z).sum(-1).clamp(min=0).sqrt()
+
+
+def _metadata(
+    loaded: Loaded, running: Running, ids: list[list[int]], scanner: _Scan, seed: int
+) -> dict[str, Any]:
+    lengths = sorted({len(sequence) for sequence in ids})
+    weights = next(running.model.parameters())
+    request = scanner.request
+    return {
+        "model": loaded.name,
+        "source": loaded.source,
+        "weight_hash": loaded.weight_hash,
+        "tokens_hash": tokens_hash(ids),
+        "n_sequences": len(ids),
+        "length": lengths[0] if len(lengths) == 1 else lengths,
+        "bos": "none added",
+        "dtype": str(weights.dtype).removeprefix("torch."),
+        "device": weights.device.type,
+        "threads": torch.get_num_threads(),
+        "backend": "blockwise" if scanner.backend == "auto" else scanner.backend,
+        "seed": seed,
+        "definitions": DEFINITIONS,
+        "rows_without_key": scanner.rows_without_key,
+        "random_tokens": scanner.no_random
+        or {"sequences": RANDOM_SEQUENCES, "distinct": RANDOM_DISTINCT, "bos": running.bos, "seed": seed},
+        "parameters": {
+            "sinks": request.sinks,
+            "window": request.window,
+            "bands": request.bands,
+            "epsilon": reduce.SINK_RATE_THRESHOLD,
+        },
+        "versions": {
+            "headprobe": version("headprobe"),
+            "python": platform.python_version(),
+            "torch": version("torch"),
+            "transformers": version("transformers"),
+        },
+    }
