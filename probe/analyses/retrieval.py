@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import torch
+from torch import nn
 
 from probe.analyses.copying import EXTRA_STEPS, Measured, measure
 from probe.analyses.needles import NEEDLES, Needle, Trial, make_trials
@@ -23,11 +24,12 @@ from probe.errors import ModelError, TokensError
 from probe.hooks.attention import Site
 from probe.hooks.attention import sites as find_sites
 from probe.hooks.spec import head_count, main_sites, spec_of
+from probe.models import Loaded, load
 from probe.progress import Progress, silent
 from probe.statistics import bootstrap
+from probe.tokens import natural_text
 
 if TYPE_CHECKING:
-    from probe.models import Loaded
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 LENGTHS = (256, 512, 1024, 2048)
@@ -39,8 +41,8 @@ from memory for it; only the time left depends on it."""
 
 
 def retrieval(
-    loaded: Loaded,
-    haystack: str,
+    model: str | nn.Module | Loaded,
+    haystack: str | None = None,
     *,
     lengths: Sequence[int] = LENGTHS,
     depths: Sequence[float] = DEPTHS,
@@ -49,32 +51,40 @@ def retrieval(
     bos: bool = False,
     needles: Sequence[Needle] = NEEDLES,
     ablation: AblationPlan | None = STANDARD,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> RetrievalResult:
     """Score every head on `trials` needles for each prompt length (tokens) and depth (per cent).
 
-    haystack: natural text, at least as long as the longest prompt. bos: begin every prompt with the
-    tokenizer's first token (recorded). ablation: the causal test, None for none.
+    model: a name, or what `probe.load` gives (`probe.load(model, tokenizer=…)` for a model in memory).
+    haystack: text, at least as long as the longest prompt; None: `probe.natural_text()`.
+    bos: begin every prompt with the tokenizer's first token (recorded). ablation: the causal test, or None.
     Raises TokensError for a grid, haystack or needle that does not fit, ModelError and HookError for a model
     that cannot be measured.
     """
+    loaded = model if isinstance(model, Loaded) else load(model)
     tokenizer = _tokenizer(loaded)
+    text = natural_text() if haystack is None else haystack
     if ablation is not None:
         ablation.check()
-    model, tell = loaded.model, progress or silent
-    sites = _decoder_sites(model)
+    sites = _decoder_sites(loaded.model)
     made = make_trials(
-        tokenizer, haystack, needles, lengths=lengths, depths=depths, trials=trials, seed=seed, bos=bos
+        tokenizer, text, needles, lengths=lengths, depths=depths, trials=trials, seed=seed, bos=bos
     )
-    _check_context(model, made)
-    measured = _measure_all(model, made, sites, _ends(model, tokenizer), tell)
-    keys = _keys(model, sites)
-    per_trial = _per_trial(keys, made, measured)
-    heads = _summary(keys, made, measured, seed)
+    _check_context(loaded.model, made)
+    measured = _measure_all(loaded.model, made, sites, _ends(loaded.model, tokenizer), progress)
+    keys = _keys(loaded.model, sites)
     asked = {"lengths": list(lengths), "depths": list(depths), "trials": trials}
-    metadata = _metadata(loaded, haystack, asked, bos, made, measured)
-    result = RetrievalResult(_records(made, measured), heads, per_trial, no_ablation(), metadata)
-    metadata["ablation"], result.ablation = _ablation(model, sites, result, made, ablation, seed, tell)
+    metadata = _metadata(loaded, text, asked, bos, made, measured)
+    result = RetrievalResult(
+        trials=_records(made, measured),
+        heads=_summary(keys, made, measured, seed),
+        per_trial=_per_trial(keys, made, measured),
+        ablation=no_ablation(),
+        metadata=metadata,
+    )
+    metadata["ablation"], result.ablation = _ablation(
+        loaded.model, sites, result, made, ablation, seed, progress
+    )
     return result
 
 
@@ -94,9 +104,10 @@ def _tokenizer(loaded: Loaded) -> PreTrainedTokenizerBase:
 
 
 def _decoder_sites(model: PreTrainedModel) -> list[Site]:
-    if getattr(model.config, "is_encoder_decoder", False):
-        raise ModelError(f"{type(model).__name__} is an encoder-decoder; wanted a decoder-only model")
-    return main_sites(find_sites(model))
+    found = main_sites(find_sites(model))
+    if model.config.is_encoder_decoder or found[0].stack != "decoder":
+        raise ModelError(f"{type(model).__name__} is no decoder-only model, which retrieval wants")
+    return found
 
 
 def _check_context(model: PreTrainedModel, made: Sequence[Trial]) -> None:

@@ -87,11 +87,13 @@ def matched_draw(top: Sequence[Head], heads: Sequence[Head], rng: np.random.Gene
 
 
 def make_arms(ranked: Sequence[Head], heads: Sequence[Head], plan: AblationPlan, seed: int) -> list[Arm]:
-    """The top k and `plan.draws` matched random sets for every k that the ranking and the model allow."""
+    """The top k and `plan.draws` matched random sets for every k of the plan.
+
+    A k above the number of ranked heads, or above half the heads, becomes that number.
+    """
     arms = []
-    for k in plan.ks:
-        if k > len(ranked) or 2 * k > len(heads):
-            continue
+    most = min(len(ranked), len(heads) // 2)
+    for k in sorted({min(k, most) for k in plan.ks} - {0}):
         top = tuple(ranked[:k])
         arms.append(Arm(k, "top", 0, top))
         for draw in range(plan.draws):

@@ -1,0 +1,69 @@
+"""A microscope for attention heads: what every head of a pretrained model does, at any length.
+
+Names are imported when first used, so that `import probe` costs nothing.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from probe.analyses.needles import Needle as Needle
+    from probe.analyses.retrieval import retrieval as retrieval
+    from probe.analyses.retrieval_ablation import AblationPlan as AblationPlan
+    from probe.analyses.retrieval_result import RetrievalResult as RetrievalResult
+    from probe.errors import ModelError as ModelError
+    from probe.errors import ProbeError as ProbeError
+    from probe.errors import ResultsError as ResultsError
+    from probe.errors import TokensError as TokensError
+    from probe.models import Loaded as Loaded
+    from probe.models import list_models as list_models
+    from probe.models import load as load
+    from probe.planted import PLANTED_ROLES as PLANTED_ROLES
+    from probe.planted import planted_gpt2 as planted_gpt2
+    from probe.planted import planted_llama as planted_llama
+    from probe.report import write_report as write_report
+    from probe.table import HeadTable as HeadTable
+    from probe.tokens import natural_text as natural_text
+
+_HOMES = {
+    "probe.analyses.needles": ("Needle",),
+    "probe.analyses.retrieval": ("retrieval",),
+    "probe.analyses.retrieval_ablation": ("AblationPlan",),
+    "probe.analyses.retrieval_result": ("RetrievalResult",),
+    "probe.errors": ("ModelError", "ProbeError", "ResultsError", "TokensError"),
+    "probe.models": ("Loaded", "list_models", "load"),
+    "probe.planted": ("PLANTED_ROLES", "planted_gpt2", "planted_llama"),
+    "probe.report": ("write_report",),
+    "probe.scan": ("scan",),
+    "probe.table": ("HeadTable",),
+    "probe.tokens": ("natural_text",),
+}
+_PUBLIC = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = list(_PUBLIC)
+__version__ = "0.1.0"
+
+
+class _Package(ModuleType):
+    """Keeps `probe.scan` the function when its module of the same name is imported."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in _PUBLIC:
+            raise AttributeError(f"module 'probe' has no attribute {name!r}")
+        value = getattr(import_module(_PUBLIC[name]), name)
+        super().__setattr__(name, value)
+        return value
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if not (name in _PUBLIC and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+    def __dir__(self) -> list[str]:
+        return sorted({*super().__dir__(), *_PUBLIC})
+
+
+sys.modules[__name__].__class__ = _Package

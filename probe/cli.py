@@ -1,0 +1,243 @@
+"""The command line: reads what was asked, runs it, prints a short summary. The work is in `pipeline`."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, cast
+
+import typer
+
+from probe.job import Job, numbers
+from probe.progress import on_terminal
+
+if TYPE_CHECKING:
+    from probe.pipeline import Outcome
+
+BAD_INPUT, INTERRUPTED = 2, 130
+# Newer typers carry a click of their own; the base class of its errors is reached by one that they export.
+_UsageError = cast(type[typer.BadParameter], typer.BadParameter.__mro__[2])
+
+app = typer.Typer(
+    help="What every attention head of a pretrained model does, at any length.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Model = Annotated[
+    str, typer.Argument(help="Hub id, local folder, .gguf file, smollm2-135m, planted; see `probe models`.")
+]
+Text = Annotated[
+    Path | None,
+    typer.Option(help="UTF-8 file or folder to read. Default: the help topics that every Python carries."),
+]
+Context = Annotated[int | None, typer.Option(help="Tokens a sequence. Default 4096; planted models 512.")]
+Sequences = Annotated[int, typer.Option(help="Disjoint sequences to cut from the text.")]
+Bos = Annotated[bool, typer.Option("--bos", help="Put the tokenizer's first token before every sequence.")]
+Window = Annotated[int, typer.Option(help="Tokens that a local head is allowed, itself included.")]
+Sinks = Annotated[int, typer.Option(help="First tokens that a streaming head keeps.")]
+Lengths = Annotated[
+    str | None,
+    typer.Option(help="Prompt lengths in tokens. Default 256,512,1024,2048; planted models 128,256."),
+]
+Depths = Annotated[str, typer.Option(help="Where the needle stands, per cent of the haystack.")]
+Trials = Annotated[int | None, typer.Option(help="Needles for every length and depth.")]
+Dtype = Annotated[str, typer.Option(help="float32, float64, bfloat16 or float16.")]
+Device = Annotated[str, typer.Option(help="cpu or cuda.")]
+Seed = Annotated[int, typer.Option(help="Of everything drawn at random.")]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Move aside a folder that holds another run.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")]
+ALL_DEPTHS = "0,25,50,75,100"
+
+
+@app.callback()
+def _options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show a traceback for every error.")] = False,
+) -> None:
+    """Options of all commands; `--debug` is read in `main`, wherever it stands."""
+
+
+@app.command()
+def report(
+    model: Model = "smollm2-135m",
+    out: Annotated[Path, typer.Option(help="Folder to write.")] = Path("out/report"),
+    text: Text = None,
+    context: Context = None,
+    sequences: Sequences = 8,
+    bos: Bos = False,
+    window: Window = 64,
+    sinks: Sinks = 4,
+    lengths: Lengths = None,
+    depths: Depths = ALL_DEPTHS,
+    trials: Trials = None,
+    dtype: Dtype = "float32",
+    device: Device = "cpu",
+    seed: Seed = 0,
+    fresh: Fresh = False,
+    as_json: Json = False,
+) -> None:
+    """Scan every head, find the retrieval heads, and write a page about them."""
+    _finish(
+        _job(
+            "report", model, out, text=text, context=context, sequences=sequences, bos=bos, window=window,
+            sinks=sinks, lengths=lengths, depths=depths, trials=trials, dtype=dtype, device=device, seed=seed,
+            fresh=fresh,
+        ),
+        as_json,
+    )  # fmt: skip
+
+
+@app.command()
+def scan(
+    model: Model,
+    out: Annotated[Path, typer.Option(help="Folder to write.")],
+    tokens: Annotated[
+        Path | None, typer.Option(help="JSON file with a list of lists of ids, read as they are.")
+    ] = None,
+    text: Text = None,
+    context: Context = None,
+    sequences: Sequences = 8,
+    bos: Bos = False,
+    window: Window = 64,
+    sinks: Sinks = 4,
+    dtype: Dtype = "float32",
+    device: Device = "cpu",
+    seed: Seed = 0,
+    fresh: Fresh = False,
+    as_json: Json = False,
+) -> None:
+    """Measure what every head attends to, on ids or on text."""
+    if tokens is not None and (text is not None or context is not None or bos):
+        raise typer.BadParameter("--tokens takes ids as they are: leave out --text, --context and --bos")
+    _finish(
+        _job(
+            "scan", model, out, tokens=tokens, text=text, context=context, sequences=sequences, bos=bos,
+            window=window, sinks=sinks, dtype=dtype, device=device, seed=seed, fresh=fresh,
+        ),
+        as_json,
+    )  # fmt: skip
+
+
+@app.command()
+def retrieval(
+    model: Model,
+    out: Annotated[Path, typer.Option(help="Folder to write.")],
+    text: Text = None,
+    lengths: Lengths = None,
+    depths: Depths = ALL_DEPTHS,
+    trials: Trials = None,
+    bos: Bos = False,
+    dtype: Dtype = "float32",
+    device: Device = "cpu",
+    seed: Seed = 0,
+    fresh: Fresh = False,
+    as_json: Json = False,
+) -> None:
+    """Hide needles in a text and find the heads that fetch them."""
+    _finish(
+        _job(
+            "retrieval", model, out, text=text, lengths=lengths, depths=depths, trials=trials, bos=bos,
+            dtype=dtype, device=device, seed=seed, fresh=fresh,
+        ),
+        as_json,
+    )  # fmt: skip
+
+
+@app.command()
+def models(as_json: Json = False) -> None:
+    """List the models that are known by name, and whether they can be loaded here."""
+    from probe.models import list_models
+
+    rows = list_models()
+    if as_json:
+        print(json.dumps([asdict(row) for row in rows]))
+        return
+    width = max(len(row.name) for row in rows)
+    for row in rows:
+        print(f"{row.name:<{width}}  {'yes' if row.available else 'no ':<3}  {row.what} ({row.how})")
+    print("Also: any hub id, local folder with safetensors, or .gguf file.")
+
+
+def _job(command: str, model: str, out: Path, **asked: Any) -> Job:
+    if asked.get("lengths") is not None:
+        asked["lengths"] = numbers("--lengths", asked["lengths"], int)
+    if "depths" in asked:
+        asked["depths"] = numbers("--depths", asked["depths"], float)
+    return Job(command, model, out, **asked)
+
+
+def _finish(job: Job, as_json: bool) -> None:
+    """Run a job and print what came of it: the summary on standard output, the rest on standard error."""
+    from probe.pipeline import run
+
+    with on_terminal() as progress:
+        outcome = run(job, say=lambda line: print(visible(line), file=sys.stderr), progress=progress)
+    if as_json:
+        from probe.formats import plain
+
+        print(json.dumps(plain({**asdict(outcome), "folder": str(outcome.folder)}), allow_nan=False))
+    else:
+        _print(outcome)
+
+
+def _print(outcome: Outcome) -> None:
+    from probe.summary import retrieval_lines, role_lines
+
+    lines = [*role_lines(outcome.roles)] if outcome.roles is not None else []
+    lines += retrieval_lines(outcome.retrieval) if outcome.retrieval is not None else []
+    page = outcome.folder / "report.html"
+    lines.append(f"{page if 'report.html' in outcome.files else outcome.folder}: {', '.join(outcome.files)}")
+    for line in lines:
+        print(visible(line))
+
+
+def visible(text: str) -> str:
+    """One line for a terminal: control characters are shown, not obeyed."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def ours(error: ValueError) -> bool:
+    """Whether an error is one that this project raises for bad input (each package has its own class)."""
+    return type(error).__module__.partition(".")[0] == "probe"
+
+
+def main() -> NoReturn:
+    """The `probe` command. Exit codes: 0; 2 for bad input, said in one line; 130 interrupted."""
+    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    debug = len(arguments) < len(sys.argv) - 1
+    signal.signal(signal.SIGTERM, _terminated)
+    try:
+        code = app(arguments or ["--help"], prog_name="probe", standalone_mode=False)
+        sys.stdout.flush()
+    except _UsageError as error:
+        _fail(error.format_message())
+    except (KeyboardInterrupt, typer.Abort):
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:
+        _quiet()
+    except ValueError as error:
+        if debug or not ours(error):
+            raise
+        _fail(str(error))
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(message: str) -> NoReturn:
+    print(f"probe: {visible(message)}", file=sys.stderr)
+    sys.exit(BAD_INPUT)
+
+
+def _quiet() -> NoReturn:
+    """Whoever read our output has gone: say nothing, also not when the interpreter flushes at exit."""
+    import os
+
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(1)
+
+
+def _terminated(number: int, frame: object) -> NoReturn:
+    """Leave by an exception, so that temporary folders are removed."""
+    sys.exit(128 + number)
