@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import pandas as pd
+
 from probe.plots_retrieval import Retrieval, curve, recalls
 from probe.table import HeadTable
 from probe.telling import Criterion, names, strongest
@@ -23,39 +25,55 @@ class Finding:
     heads: tuple[str, ...] = ()
 
 
+_SINK = Criterion("", "sink_first", "sink", 3)
+_PATTERNS = (
+    ("Previous-token heads", "previous_token", "the token just before"),
+    ("Induction heads", "induction", "what followed the same token before"),
+    ("Duplicate-token heads", "duplicate_token", "earlier copies of the same token"),
+)
+_LOCAL = Criterion("", "streaming_error", "local", 3, highest=False)
+_IDLE = Criterion("", "output_share", "idle", 3, highest=False)
+
+
 def findings(table: HeadTable, retrieval: Retrieval | None) -> list[Finding]:
-    """What the page says first, in the order of the maps."""
+    """What the page says first, one finding a behaviour."""
+    look = "put more than {limit} of their attention on "
     found = [
-        _role(
-            table, "First-token sinks", Criterion("", "sink_first", "sink", 3),
-            "rest more than {limit} of their attention on the first token", "sink_first",
-        ),
-        _role(
-            table, "Previous-token heads", Criterion("", "previous_token_random", "previous_token", 3),
-            "put more than {limit} of it on the token just before, on repeated random tokens", "pattern_random",
-        ),
-        _role(
-            table, "Induction heads", Criterion("", "induction_random", "induction", 3),
-            "put more than {limit} of it on what followed the same token before, on repeated random tokens",
-            "pattern_random",
-        ),
-        _role(
-            table, "Duplicate-token heads", Criterion("", "duplicate_token_random", "duplicate_token", 3),
-            "put more than {limit} of it on earlier copies of the same token, on repeated random tokens",
-            "pattern_random",
-        ),
+        _role(table, "First-token sinks", _SINK, look + "the first token", "sink_first"),
+        _elsewhere(table),
+    ]
+    for title, role, target in _PATTERNS:
+        criterion = Criterion("", f"{role}_random", role, 3)
+        rule = look + target + ", on repeated random tokens"
+        found.append(_role(table, title, criterion, rule, "pattern_random"))
+    local = "lose less than {limit} of their output (interval included) when they may see only "
+    local += kept(table) + ", and are no sinks"
+    idle = "write less than {limit} of an even share of their layer's output"
+    return [
+        *found,
+        _role(table, "Local heads", _LOCAL, local, "streaming_error_high"),
+        _role(table, "Idle heads", _IDLE, idle, "idle_share_times_heads"),
         retrieval_finding(table, retrieval),
-        _role(
-            table, "Local heads", Criterion("", "streaming_error", "local", 3, highest=False),
-            "lose less than {limit} of their output (interval included) when they may see only "
-            + kept(table) + ", and are no sinks", "streaming_error_high",
-        ),
-        _role(
-            table, "Idle heads", Criterion("", "output_share", "idle", 3, highest=False),
-            "write less than a tenth of an even share of their layer's output", "idle_share_times_heads",
-        ),
-    ]  # fmt: skip
-    return found
+    ]
+
+
+def _elsewhere(table: HeadTable) -> Finding:
+    """Sinks after the first token: no role of METRICS, so counted against the sink threshold."""
+    title, frame, limit = "Sinks after the first token", table.frame, table.thresholds["sink_first"]
+    if "sink_other" not in frame or frame["sink_other"].isna().all():
+        return Finding(title, "–", "Not measured: sink_other is empty in this table.")
+    count = int((frame["sink_other"] > limit).sum())
+    shown = _evidence(frame, strongest(table, Criterion("", "sink_other", None, 3)), "sink_other")
+    text = (
+        f"{count} of {len(frame)} heads give one later token more than {limit:g} of the attention that could "
+        "reach it. Which tokens: see Sink tokens. Strongest by sink_other:"
+    )
+    return Finding(title, str(count), text, shown)
+
+
+def _evidence(frame: pd.DataFrame, rows: Sequence[int], metric: str) -> tuple[str, ...]:
+    labels = names(frame)
+    return tuple(f"{labels[row]}  {with_interval(frame, row, metric)}" for row in rows)
 
 
 def kept(table: HeadTable) -> str:
@@ -93,7 +111,7 @@ def _role(table: HeadTable, title: str, criterion: Criterion, rule: str, limit: 
     else:
         text = f"None of {len(frame)} heads: the rule asks for heads that {rule.format(limit=threshold)}."
     rows = strongest(table, criterion)
-    shown = tuple(f"{names(frame)[row]} {with_interval(frame, row, metric)}" for row in rows)
+    shown = _evidence(frame, rows, metric)
     if shown:
         text += f" {'Strongest' if criterion.highest else 'Lowest'} by {metric}:"
     return Finding(title, str(count), text, shown)
@@ -115,7 +133,7 @@ def retrieval_finding(table: HeadTable, run: Retrieval | None) -> Finding:
     frame = table.frame
     count = sum("retrieval" in roles for roles in frame["roles"])
     rows = strongest(table, criterion)
-    shown = tuple(f"{names(frame)[row]} {with_interval(frame, row, 'retrieval')}" for row in rows)
+    shown = _evidence(frame, rows, "retrieval")
     limit = table.thresholds["retrieval_low"]
     text = (
         f"{count} of {len(frame)} heads copy the answer out of a long text: lower end of the score at least "
@@ -138,16 +156,16 @@ def _causal(run: Retrieval) -> str:
     if set(means) != {"clean", "top", "random"}:
         return ""
     return (
-        f" Removing the top {k} takes recall from {means['clean']} to {means['top']}; removing {k} random heads "
-        f"of the same layers leaves {means['random']} (range of the draws)."
+        f" Removing the top {k} takes recall from {means['clean']} to {means['top']}; removing {k} random "
+        f"heads of the same layers leaves {means['random']} (range of the draws)."
     )
 
 
 def limits(table: HeadTable, tokens: Sequence[Sequence[str]] | None, run: Retrieval | None) -> list[str]:
     """What a reader must not conclude, from what was and was not measured."""
     lines = [
-        "Attention weights say where a head looks, not what the model would lose without it. Only the removal "
-        "test under Retrieval is causal.",
+        "Attention weights say where a head looks, not what the model would lose without it. Only the "
+        "removal test under Retrieval is causal.",
         "The figures belong to the text that was read. Intervals cover the choice of sequences from that "
         "text, not other kinds of text, and nothing is corrected for looking at many heads at once.",
         "Roles are thresholds on a continuous scale: a head just below one is not a different kind of head.",

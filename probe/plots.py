@@ -142,41 +142,47 @@ def _line(index: int) -> dict[str, object]:
     }
 
 
-def offset_spectrum(table: HeadTable, rows: Sequence[int]) -> go.Figure:
-    """How far back some heads look: attention by distance, in bins that double."""
+def offset_spectrum(table: HeadTable, rows: Sequence[int], labels: Sequence[str] | None = None) -> go.Figure:
+    """How far back some heads look: attention by distance, in doubling bins. labels: default, the names."""
     spectra = [table.profile("offset_mass", row) for row in rows]
-    labels = names(table.frame)
+    legend = labels or [names(table.frame)[row] for row in rows]
     bins = ["0", "1"] + [f"{2 ** (b - 1)}–{2**b - 1}" for b in range(2, len(spectra[0]))]
     figure = go.Figure()
-    for index, (row, mass) in enumerate(zip(rows, spectra, strict=True)):
+    for index, mass in enumerate(spectra):
         figure.add_scatter(
-            x=bins, y=mass, name=labels[row], mode="lines+markers", line=_line(index), marker={"size": 5},
-            hovertemplate=f"<b>{labels[row]}</b><br>distance %{{x}}: %{{y:.3f}}<extra></extra>",
+            x=bins, y=mass, name=legend[index], mode="lines+markers", line=_line(index), marker={"size": 5},
+            hovertemplate=f"<b>{legend[index]}</b><br>distance %{{x}}: %{{y:.3f}}<extra></extra>",
         )  # fmt: skip
-    look(figure, "distance from query back to key, in tokens", "share of attention", height=400)
+    look(figure, "distance back, tokens", "share of attention", height=400)
     figure.update_xaxes(type="category", tickangle=-40)
     figure.update_yaxes(rangemode="tozero")
     return figure
 
 
 def received(
-    table: HeadTable, rows: Sequence[int], tokens: Sequence[Sequence[str]] | None = None, points: int = 360
+    table: HeadTable,
+    rows: Sequence[int],
+    tokens: Sequence[Sequence[str]] | None = None,
+    labels: Sequence[str] | None = None,
+    points: int = 360,
 ) -> go.Figure:
     """What each position receives: α_k, both axes logarithmic; bins (from position 16 on) show their peak.
+
+    Values under 0.00001 are below the frame.
 
     tokens: token strings of each sequence; the hover then names what stands at the position in some of them.
     """
     profiles = [table.profile("received", row) for row in rows]
     edges = _edges(len(profiles[0]), points)
-    labels = names(table.frame)
+    legend = labels or [names(table.frame)[row] for row in rows]
     figure = go.Figure()
-    for index, (row, profile) in enumerate(zip(rows, profiles, strict=True)):
+    for index, profile in enumerate(profiles):
         peaks = [first + _peak(profile[first:last]) for first, last in pairwise(edges)]
         there = [f"position {peak}{_tokens_at(tokens, peak)}" for peak in peaks]
         figure.add_scatter(
             x=[peak + 1 for peak in peaks], y=profile[peaks], mode="lines", line=_line(index),
-            name=labels[row],
-            text=there, hovertemplate=f"<b>{labels[row]}</b><br>%{{text}}<br>α %{{y:.4f}}<extra></extra>",
+            name=legend[index],
+            text=there, hovertemplate=f"<b>{legend[index]}</b><br>%{{text}}<br>α %{{y:.4f}}<extra></extra>",
         )  # fmt: skip
     look(figure, "position in the sequence", "attention received, α", height=400)
     marks = [
@@ -185,7 +191,7 @@ def received(
     figure.update_xaxes(
         type="log", tickvals=[mark + 1 for mark in marks], ticktext=[str(mark) for mark in marks]
     )
-    figure.update_yaxes(type="log", exponentformat="power", dtick=1)
+    figure.update_yaxes(type="log", exponentformat="power", dtick=1, range=[-5, 0.1])
     return figure
 
 

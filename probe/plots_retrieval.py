@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from probe.plots import COLOURS, SEQUENTIAL, look
+from probe.plots import COLOURS, INK, look
 from probe.statistics import bootstrap
 from probe.text import number, with_interval
 
@@ -37,8 +37,8 @@ def recalls(run: Retrieval) -> pd.DataFrame:
 def curve(frame: pd.DataFrame, by: str) -> pd.DataFrame:
     """Mean recall of one arm by a column, with its band.
 
-    The band is the 95 % bootstrap interval over trials, those of one group together; where an arm has several draws (random heads), it is
-    the range of the draws' own means, as METRICS asks.
+    The band is the 95 % bootstrap interval over trials, those of one group together; where an arm has several
+    draws (random heads), it is the range of the draws' own means, as METRICS asks.
     """
     rows = []
     for value, group in frame.groupby(by):
@@ -105,7 +105,8 @@ def by_place(run: Retrieval) -> go.Figure:
             hovertemplate="length %{x}, depth %{y}<br>recall %{text}<extra></extra>",
             zmin=0,
             zmax=1,
-            colorscale=SEQUENTIAL,
+            colorscale=[[0, "#ffffff"], [1, "#6baed6"]],
+            textfont={"color": INK},
             xgap=2,
             ygap=2,
             showscale=False,

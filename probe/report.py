@@ -15,12 +15,13 @@ from probe import plots, plots_retrieval, sections
 from probe.columns import describe
 from probe.errors import ResultsError
 from probe.findings import FEW_TRIALS, findings, limits, uncertainty
-from probe.markup import Html, el, escape, json_script, script
+from probe.markup import Html, el, escape, join, json_script, script
 from probe.plots_retrieval import Retrieval
+from probe.sections_retrieval import retrieval_part
 from probe.sink_tokens import first_token, later_sinks
 from probe.store import write_file
 from probe.table import HeadTable
-from probe.telling import Telling, names, telling
+from probe.telling import Telling, names, one_each, telling
 
 PAGE = "report.html"
 KEY_METRICS = (
@@ -42,7 +43,7 @@ def write_report(
 
     table: the scan; a retrieval run's columns are joined to it where it lacks them.
     retrieval: trials, heads and ablation of a retrieval run (METRICS' columns); None: the page says so.
-    tokens_text: the strings of every sequence's tokens, in the order scanned; None: positions stand for tokens.
+    tokens_text: the token strings of every sequence, in the order scanned; None: positions stand for tokens.
     Raises ResultsError when the token strings do not fit the scanned sequences.
     """
     _check_tokens(table, tokens_text)
@@ -102,14 +103,14 @@ def _summary(table: HeadTable) -> str:
 
 
 def _body(
-    table: HeadTable, run: Retrieval | None, tokens: Sequence[Sequence[str]] | None, shown: Sequence[Telling]
+    table: HeadTable, run: Retrieval | None, tokens: Sequence[Sequence[str]] | None, shown: list[Telling]
 ) -> Html:
     measured = [name for name in table.metrics if table.frame[name].notna().any()]
     options = [el("option", f"{describe(name).title} ({name})", value=name) for name in measured]
     maps = sections.section(
         "maps", "Maps",
         el("p", el("label", "Metric ", el("select", *options, id="map-metric")), class_="controls"),
-        sections.figure("map", "Every head in its place: layers from top to bottom, heads from left to right. "
+        sections.figure("map", "Every head in its place: layers from top to bottom, heads left to right. "
                         "Hover or tap for the figure, its interval and the head's roles."),
         el("p", "", id="map-definition", class_="quiet"),
     )  # fmt: skip
@@ -119,17 +120,17 @@ def _body(
         sections.thumbnails_part(table, shown),
         *_profile_figures(table),
     )  # fmt: skip
-    return Html("").join([
+    return join(
         sections.finding_cards(findings(table, run), uncertainty(table)),
         maps,
         sections.roles_part(table),
         sections.sinks_part(first_token(table, tokens), later_sinks(table, tokens), tokens is not None),
         looks,
-        sections.retrieval_part(table, run),
+        retrieval_part(table, run),
         _table_part(),
         sections.made_part(table),
         sections.limits_part(limits(table, tokens, run)),
-    ])  # fmt: skip
+    )  # fmt: skip
 
 
 def _profile_figures(table: HeadTable) -> list[Html]:
@@ -155,7 +156,7 @@ def _table_part() -> Html:
         el("span", "", id="filter-count", class_="quiet", role="status"),
         class_="controls",
     )  # fmt: skip
-    note = "Press a column's name to sort by it; again to turn the order round. Small print is the 95 % interval."
+    note = "Press a column's name to sort by it; again to turn it round. Small print is the 95 % interval."
     area = el(
         "div",
         el("table", id="heads"),
@@ -171,11 +172,12 @@ def _data(
     table: HeadTable,
     run: Retrieval | None,
     tokens: Sequence[Sequence[str]] | None,
-    shown: Sequence[Telling],
+    shown: list[Telling],
 ) -> dict[str, Any]:
     """What the page's script draws: figures and the table's numbers at six figures (files hold all)."""
     frame = table.frame
     columns = [name for name in frame if name not in ("stack", "kind", "roles")]
+    figures = _figures(table, run, tokens, shown)
     return {
         "names": names(frame),
         "roles": frame["roles"].tolist(),
@@ -185,7 +187,7 @@ def _data(
                            "unit": describe(name).unit} for name in table.metrics},
         "key": [name for name in KEY_METRICS if name in frame],
         "colours": {"sequential": plots.SEQUENTIAL, "diverging": plots.DIVERGING},
-        "figures": {name: json.loads(drawn.to_json()) for name, drawn in _figures(table, run, tokens, shown).items()},
+        "figures": {name: json.loads(drawn.to_json()) for name, drawn in figures.items()},
     }  # fmt: skip
 
 
@@ -197,14 +199,15 @@ def _figures(
     table: HeadTable,
     run: Retrieval | None,
     tokens: Sequence[Sequence[str]] | None,
-    shown: Sequence[Telling],
+    shown: list[Telling],
 ) -> dict[str, go.Figure]:
-    rows = [head.row for head in shown][:LINES]
+    lines = one_each(shown, LINES)
+    rows, labels = [head.row for head in lines], [f"{head.name} {head.why[0]}" for head in lines]
     drawn = {"map": table.plot()}
     if "received" in table.profiles:
-        drawn["received"] = plots.received(table, rows, tokens)
+        drawn["received"] = plots.received(table, rows, tokens, labels)
     if "offset_mass" in table.profiles:
-        drawn["offset_mass"] = plots.offset_spectrum(table, rows)
+        drawn["offset_mass"] = plots.offset_spectrum(table, rows, labels)
     if run is None:
         return drawn
     if len(run.ablation):

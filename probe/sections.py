@@ -7,22 +7,21 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from probe import thumbnails
 from probe.columns import describe
-from probe.findings import FEW_TRIALS, Finding, kept
+from probe.findings import Finding, kept
 from probe.markup import Html, el, join
-from probe.plots_retrieval import Retrieval
 from probe.roles import RULES, explain
 from probe.sink_tokens import STRONG, FirstToken, SinkToken
 from probe.table import HeadTable
-from probe.telling import Criterion, Telling, names, strongest
+from probe.telling import Telling, names
 from probe.text import number, show_token, with_interval
 
 ROLE_COLOURS = {
     "sink": (0, 114, 178), "previous_token": (213, 94, 0), "induction": (0, 158, 115),
-    "duplicate_token": (204, 121, 167), "retrieval": (180, 120, 0), "local": (86, 140, 190), "idle": (85, 85, 85),
+    "duplicate_token": (204, 121, 167), "retrieval": (180, 120, 0), "local": (86, 140, 190),
+    "idle": (85, 85, 85),
 }  # fmt: skip
 
 
@@ -152,20 +151,25 @@ def _later_sinks(later: Sequence[SinkToken]) -> Html:
         el(
             "tr",
             el("td", "?" if sink.token is None else token(sink.token)),
-            el("td", ", ".join(f"{place} (×{count})" for place, count in sink.positions)),
+            el("td", _places(sink)),
             el("td", str(sink.heads), class_="n"),
             el("td", str(sink.picks), class_="n"),
             el("td", number(sink.mass), class_="n"),
-            el("td", *(token(text) for text in sink.before) or ("–",), class_="context"),
+            el("td", *(token(text) for text in sink.before), class_="context"),
         )
         for sink in later
     ]
     note = (
-        f"After position 0: the token on which a head rests most in a sequence, for heads whose strongest later "
-        f"sink receives {STRONG:g} or more on average. Mass is the mean of sink_other over those heads."
+        f"After position 0: the token on which a head rests most in a sequence, for heads whose strongest "
+        f"later sink receives {STRONG:g} or more on average. Mass is the mean of sink_other over those heads."
     )
     head = ("token", "positions", "heads", "times", "mass", "just before it")
     return join(el("p", note), scrolling("Later sink tokens", head, rows))
+
+
+def _places(sink: SinkToken) -> str:
+    shown = [f"{place} ({count} times)" if count > 1 else str(place) for place, count in sink.positions]
+    return ", ".join(shown) + (", …" if sum(count for _, count in sink.positions) < sink.picks else "")
 
 
 def scrolling(label: str, head: Sequence[str], rows: Sequence[Html]) -> Html:
@@ -188,15 +192,15 @@ def thumbnails_part(table: HeadTable, shown: Sequence[Telling]) -> Html:
     cards = [_thumbnail(table, head) for head in shown]
     length = table.metadata.get("length", 0)
     note = (
-        f"Each picture is the whole attention map of {length:,} × {length:,} tokens in 64 × 64 cells: queries from "
-        "top to bottom, keys from left to right. A cell is the attention that its queries give to its keys, so "
-        "every row sums to 1. Colour is logarithmic: white is 0.0001 or less (and everything in the future), "
-        "each quarter of the scale is a factor of 10."
+        f"Each picture is the whole attention map of {length:,} × {length:,} tokens in 64 × 64 cells: "
+        "queries from top to bottom, keys from left to right. A cell is the attention that its queries give to its "
+        "keys, so every row sums to 1. Colour is logarithmic: white is 0.0001 or less (and everything in the "
+        "future), each quarter of the scale is a factor of 10."
     )
     scale = el(
         "p",
         "0.0001 ",
-        el("img", src=_scale_bar(), alt="Colour scale, white to dark blue", width=160, height=12, class_="pixels"),
+        el("img", src=_scale_bar(), alt="Colour scale", width=160, height=12, class_="pixels"),
         " 1", class_="scale",
     )  # fmt: skip
     return join(el("p", note), scale, el("div", *cards, class_="thumbnails"))
@@ -208,8 +212,7 @@ def _scale_bar() -> str:
 
 def _thumbnail(table: HeadTable, head: Telling) -> Html:
     frame = table.frame
-    metrics = [name for name in ("sink_first", "induction_random", "distance") if name in frame]
-    values = "; ".join(f"{name} {number(float(frame[name][head.row]))}" for name in metrics)
+    values = f"{head.metric} {with_interval(frame, head.row, head.metric)}"
     why = ", ".join(head.why)
     image = thumbnails.thumbnail(table.profile("thumbnail", head.row))
     return el(
@@ -224,66 +227,6 @@ def _thumbnail(table: HeadTable, head: Telling) -> Html:
         ),
         el("figcaption", el("strong", head.name), " ", why, el("br"), el("span", values, class_="quiet")),
     )
-
-
-def retrieval_part(table: HeadTable, run: Retrieval | None) -> Html:
-    """The retrieval run: how many trials, the curves, the removal test, the ranking."""
-    if run is None:
-        text = "Not measured: this report was made without a retrieval run. `probe retrieval` makes one."
-        return section("retrieval", "Retrieval", el("p", text, class_="note"))
-    usable = sum(bool(trial["usable"]) for trial in run.trials)
-    lengths = sorted({int(trial["length"]) for trial in run.trials})
-    intro = (
-        f"{len(run.trials)} trials hide a sentence in a long text and ask for its end, at lengths "
-        f"{', '.join(f'{length:,}' for length in lengths)}. {usable} were usable: the model's own answer "
-        "held at least half of the hidden one. Recall counts answers whose every token is the model's first choice."
-    )
-    parts: list[object] = [el("p", intro)]
-    if usable == 0:
-        parts.append(
-            el("p", "NO TRIAL WAS USABLE: retrieval scores are not defined for this run.", class_="note")
-        )
-    if len(run.ablation):
-        parts += [
-            el(
-                "div",
-                figure("ablation", "Recall against the number of removed heads. Bands: 95 % interval over trials; "
-                       "for random heads of the same layers, the range of the draws."),
-                figure("by_length", "Recall by context length, at the largest k."),
-                class_="pair",
-            ),
-            figure("by_place", "Recall with all heads in place, by context length and depth of the needle."),
-        ]  # fmt: skip
-    else:
-        parts.append(el("p", "The removal test was not run, so there are no recall curves.", class_="note"))
-    if 0 < usable < FEW_TRIALS:
-        few = f"Not enough usable trials for a ranking: {usable}, wanted {FEW_TRIALS} or more."
-        parts.append(el("p", few, class_="note"))
-    elif usable:
-        parts += [
-            figure("retrieval_ranked", "The heads with the highest retrieval score, and the same score for a random "
-                   "stretch of the text (control)."),
-            _retrieval_table(table.frame, strongest(table, Criterion("", "retrieval", "retrieval", 10))),
-        ]  # fmt: skip
-    return section("retrieval", "Retrieval", *parts)
-
-
-def _retrieval_table(frame: pd.DataFrame, rows: Sequence[int]) -> Html:
-    forms = [
-        name
-        for name in ("retrieval", "retrieval_paper", "retrieval_forced", "retrieval_control")
-        if name in frame
-    ]
-    labels = names(frame)
-    body = [
-        el(
-            "tr",
-            el("th", labels[row], scope="row"),
-            *(el("td", with_interval(frame, row, name)) for name in forms),
-        )
-        for row in rows
-    ]
-    return scrolling("Heads by retrieval score", ("head", *forms), body)
 
 
 def made_part(table: HeadTable) -> Html:
@@ -302,8 +245,9 @@ def made_part(table: HeadTable) -> Html:
         for name in table.metrics
     ]  # fmt: skip
     notation = (
-        "P[i, j] is the weight of query i on key j after mask and softmax, from q and k as the model uses them; "
-        "t_i the token at position i; z_i = Σ_j P[i, j] v_j; o_i what the head writes to the residual stream. "
+        "P[i, j] is the weight of query i on key j after mask and softmax, from q and k as the model uses "
+        "them; t_i the token at position i; z_i = Σ_j P[i, j] v_j; o_i what the head writes to the residual "
+        "stream. "
         f"Streaming keeps {kept(table)}. Values are made per sequence, then averaged over sequences; "
         "intervals are percentile bootstraps of 2,000 resamples of whole sequences, the same for all heads."
     )

@@ -33,7 +33,7 @@ class SinkToken:
 
 @dataclass(frozen=True)
 class FirstToken:
-    """What stands at position 0 (None: unknown) in how many sequences, and what it receives over all heads."""
+    """What stands at position 0 (None: unknown), in how many sequences, and what it receives."""
 
     tokens: tuple[tuple[str, int], ...] | None
     mean: float

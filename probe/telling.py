@@ -35,11 +35,12 @@ CRITERIA: tuple[Criterion, ...] = (
 
 @dataclass(frozen=True)
 class Telling:
-    """A head to show. row: its position in the table; why: the behaviours it stands for."""
+    """A head to show: its row in the table, the behaviours it stands for, the metric of the first of them."""
 
     row: int
     name: str
     why: tuple[str, ...]
+    metric: str
 
 
 def names(frame: pd.DataFrame) -> list[str]:
@@ -64,8 +65,18 @@ def telling(table: HeadTable, limit: int = 16) -> list[Telling]:
     """The heads that stand for each behaviour, at most `limit`, a head that stands for several shown once."""
     labels = names(table.frame)
     reasons: dict[int, list[str]] = {}
+    metrics: dict[int, str] = {}
     for criterion in CRITERIA:
         for row in strongest(table, criterion):
             has_role = criterion.role is None or criterion.role in table.frame["roles"][row]
             reasons.setdefault(row, []).append(criterion.label + ("" if has_role else " (below threshold)"))
-    return [Telling(row, labels[row], tuple(why)) for row, why in list(reasons.items())[:limit]]
+            metrics.setdefault(row, criterion.metric)
+    return [Telling(row, labels[row], tuple(why), metrics[row]) for row, why in list(reasons.items())[:limit]]
+
+
+def one_each(shown: list[Telling], limit: int) -> list[Telling]:
+    """The first head of every behaviour, at most `limit`: enough for one figure of lines."""
+    first: dict[str, Telling] = {}
+    for head in shown:
+        first.setdefault(head.why[0], head)
+    return list(first.values())[:limit]

@@ -15,7 +15,8 @@ def number(value: float) -> str:
     if math.isnan(value):
         return "n/a"
     if value != 0 and not 1e-3 <= abs(value) < 1e5:
-        return f"{value:.1e}"
+        mantissa, exponent = f"{value:.1e}".split("e")
+        return f"{mantissa}e{int(exponent)}"
     if abs(value) >= 100:
         return f"{value:.0f}"
     return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}" if abs(value) >= 0.1 else f"{value:.3f}"

@@ -126,7 +126,7 @@ def invented_retrieval(trials: int = 40, seed: int = 0) -> SimpleNamespace:
     grid = [(length, depth) for length in (512, 1024, 2048, 4096) for depth in (0, 25, 50, 75, 100)]
     rows = [
         {"index": index, "length": grid[index % 20][0], "depth": grid[index % 20][1], "prompt_ids": [1, 2],
-         "needle": [3, 9], "answer": [5, 9], "answer_ids": [4, 5], "generated_ids": [4, 5],
+         "needle": [3, 9], "answer": [5, 9], "answer_ids": [4, 5 + index % 13], "generated_ids": [4, 5],
          "usable": index % 7 != 3, "seed": seed}
         for index in range(trials)
     ]  # fmt: skip

@@ -3,14 +3,18 @@
   const data = JSON.parse(document.getElementById("report-data").textContent);
   const byId = (id) => document.getElementById(id);
   const config = {
-    responsive: true, displaylogo: false, displayModeBar: "hover",
-    modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d", "zoomIn2d", "zoomOut2d", "pan2d"],
+    responsive: true, displaylogo: false, displayModeBar: false,
   };
+  // A finger that scrolls the page must not zoom a figure; a mouse may (double click undoes it).
+  const dragmode = matchMedia("(pointer: fine)").matches ? "zoom" : false;
 
   const drawn = [...document.querySelectorAll("[data-figure]")].filter((place) => data.figures[place.dataset.figure]);
   for (const place of drawn) {
     const figure = data.figures[place.dataset.figure];
-    Plotly.newPlot(place, figure.data, figure.layout, config);
+    // On a phone the legend stacks up above the plot: give it room of its own.
+    const entries = figure.data.filter((trace) => trace.type === "scatter" && trace.showlegend !== false).length;
+    const height = figure.layout.height + (place.clientWidth < 520 ? 19 * entries : 0);
+    Plotly.newPlot(place, figure.data, { ...figure.layout, height, dragmode }, config);
   }
 
   function show(value) {
@@ -95,7 +99,8 @@
       const button = document.createElement("button");
       button.type = "button";
       const here = sorting.column === column;
-      button.textContent = label + (here && column !== null ? (sorting.down ? " ▼" : " ▲") : "");
+      for (const part of label.split(/(?<=_)/)) button.append(part, document.createElement("wbr"));
+      if (here && column !== null) button.append(sorting.down ? " ▼" : " ▲");
       cell.setAttribute("aria-sort", here ? (sorting.down ? "descending" : "ascending") : "none");
       if (data.metrics[column]) button.title = data.metrics[column].title;
       button.dataset.column = column === null ? "" : column;

@@ -1,0 +1,138 @@
+"""The report in a headless Chromium. Without one, the tests are skipped by name."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from probe.report import write_report
+from probe.table import HeadTable
+
+pytestmark = pytest.mark.browser
+
+
+@pytest.fixture(scope="module")
+def report(
+    tmp_path_factory: pytest.TempPathFactory,
+    head_table: HeadTable,
+    retrieval_result: Any,
+    token_text: list[list[str]],
+) -> Path:
+    folder = tmp_path_factory.mktemp("a folder with # and spaces")
+    return write_report(head_table, folder, retrieval=retrieval_result, tokens_text=token_text)
+
+
+@pytest.fixture
+def page(browser: Any, report: Path) -> Any:
+    browser.size(1280, 800)
+    browser.open(report)
+    return browser
+
+
+def test_no_complaint_and_no_request(page: Any) -> None:
+    assert page.complaints() == []
+    asked = [address for address in page.requests() if not address.startswith(("data:", "blob:"))]
+    assert [address.rsplit("/", 1)[1] for address in asked] == ["report.html"]
+
+
+def test_every_figure_is_drawn(page: Any) -> None:
+    places = page.run("document.querySelectorAll('[data-figure]').length")
+    assert places == 7
+    assert page.run("document.querySelectorAll('[data-figure] svg.main-svg').length") >= places
+    assert page.run("[...document.images].every((image) => image.naturalWidth > 0)")
+
+
+def test_hostile_tokens_do_nothing_and_read_as_they_are(page: Any, token_text: list[list[str]]) -> None:
+    assert page.run("document.title").startswith("Attention heads of invented-30x9 <b>")
+    assert page.run("[...document.images].every((image) => image.src.startsWith('data:'))")
+    shown = page.run("[...document.querySelectorAll('[data-token]')].map((e) => e.dataset.token)")
+    assert token_text[0][57] in {json.loads(token) for token in shown}
+
+
+def test_the_policy_stops_scripts_and_requests(page: Any) -> None:
+    page.run("document.body.insertAdjacentHTML('beforeend', '<img src=x onerror=\"window.owned = 1\">')")
+    assert page.run("fetch('http://127.0.0.1:9/').then(() => 'reached', () => 'stopped')") == "stopped"
+    assert page.run("window.owned === undefined")
+    assert any("Content Security Policy" in line for line in page.complaints())
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "mobile"), [(1280, 800, False), (390, 844, True), (320, 600, True)]
+)
+def test_the_page_never_scrolls_sideways(
+    browser: Any, report: Path, width: int, height: int, mobile: bool
+) -> None:
+    browser.size(width, height, mobile)
+    browser.open(report)
+    assert browser.run("document.documentElement.scrollWidth") <= width
+    outside = (
+        "[...document.querySelectorAll('main *')].filter((e) => !e.closest('.scroll, svg') && "
+        "e.getBoundingClientRect().right > document.documentElement.clientWidth + 1).length"
+    )
+    assert browser.run(outside) == 0
+
+
+CHOOSE = """(() => {
+  const choice = document.getElementById('map-metric');
+  choice.value = 'entropy';
+  choice.dispatchEvent(new Event('change'));
+  return document.querySelector('[data-figure=map]').data[0].z[4][7];
+})()"""
+FIND = """(() => {{
+  const filter = document.getElementById('filter-text');
+  filter.value = '{}';
+  filter.dispatchEvent(new Event('input'));
+}})()"""
+
+
+def test_choosing_a_metric_refills_the_map(page: Any, head_table: HeadTable) -> None:
+    value = page.run(CHOOSE)
+    # The page holds six significant figures.
+    assert value == pytest.approx(head_table.frame["entropy"][4 * 9 + 7], rel=5e-6)
+    assert "natural logarithm" in page.run("document.getElementById('map-definition').textContent")
+
+
+def rows(page: Any) -> list[str]:
+    found = page.run("[...document.querySelectorAll('#heads tbody th')].map((cell) => cell.textContent)")
+    return [str(name) for name in found]
+
+
+def test_the_table_sorts_and_filters(page: Any, head_table: HeadTable) -> None:
+    assert len(rows(page)) == 270
+    page.run("document.querySelector('#heads button[data-column=induction_random]').click()")
+    ordered = head_table.frame.sort_values("induction_random", ascending=False)
+    best, worst = (f"L{ordered['layer'].iloc[place]}H{ordered['head'].iloc[place]}" for place in (0, -1))
+    assert rows(page)[0] == best
+    page.run("document.querySelector('#heads button[data-column=induction_random]').click()")
+    assert rows(page)[0] == worst
+    page.run(FIND.format("L1"))
+    assert len(rows(page)) == 9
+    page.run(FIND.format("L1 idle"))
+    idle = [role for role in head_table.frame["roles"][9:18] if "idle" in role]
+    assert len(rows(page)) == len(idle)
+
+
+def test_the_keyboard_reaches_and_sorts(page: Any) -> None:
+    reached = []
+    for _ in range(40):
+        page.press("Tab")
+        reached.append(
+            page.run("document.activeElement.id || document.activeElement.textContent.slice(0, 20)")
+        )
+        if page.run("document.activeElement.dataset.column === 'sink_first'"):
+            break
+    assert {"Skip to the findings", "map-metric", "filter-text", "filter-role", "filter-columns"} <= set(
+        reached
+    )
+    page.press("Enter")
+    assert page.run("document.activeElement.dataset.column") == "sink_first"
+    assert page.run("document.activeElement.parentElement.getAttribute('aria-sort')") == "descending"
+
+
+def test_an_empty_report_complains_of_nothing(browser: Any, head_table: HeadTable, tmp_path: Path) -> None:
+    bare = HeadTable(head_table.frame, {}, {"model": "m"})
+    browser.open(write_report(bare, tmp_path))
+    assert browser.complaints() == []
