@@ -104,10 +104,14 @@ def _library(name: str) -> Iterator[None]:
     try:
         with quiet():
             yield
-    except _LIBRARY_ERRORS as error:
+    except BaseException as error:
+        # tokenizers raises bare Exceptions; its Rust panics are BaseExceptions of a class without a module.
+        bare = type(error) is Exception or type(error).__name__ == "PanicException"
+        if not bare and not isinstance(error, _LIBRARY_ERRORS):
+            raise
         raise ModelError(
             f"{name!r} cannot be loaded ({type(error).__name__}: {first_line(error)}), wanted a model that "
-            f"transformers {transformers.__version__} knows, whole; get it again or choose another"
+            f"this transformers {transformers.__version__} knows, whole; get it again or choose another"
         ) from None
 
 
