@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-OUTPUT_PROJECTIONS = ("o_proj", "out_proj", "c_proj", "dense", "Wo", "o", "proj")
+OUTPUT_PROJECTIONS = ("o_proj", "out_proj", "c_proj", "dense", "Wo", "o", "out_lin", "proj")
 """Children of an attention module that take the heads joined: llama and most others; bart, clip, whisper;
-gpt2; gpt_neox, phi; modernbert; t5; vision towers."""
+gpt2; gpt_neox, phi; modernbert; t5; distilbert; vision towers."""
 
 SIBLING_PROJECTIONS = ("output.dense",)
 """The same, beside the attention module instead of inside it: BERT's `attention.output`."""
 
-QUERY_PROJECTIONS = ("q_proj", "query", "q", "query_proj")
-KEY_PROJECTIONS = ("k_proj", "key", "k", "key_proj")
+QUERY_PROJECTIONS = ("q_proj", "query", "q", "q_lin")
+KEY_PROJECTIONS = ("k_proj", "key", "k", "k_lin")
 """Linear maps whose output is q or k before rotary embedding and norms, one head after the other."""
 
 HEAD_WIDTHS = ("head_dim", "attention_head_size", "key_value_proj_dim")

@@ -92,6 +92,15 @@ class LazyMask:
     def contiguous(self) -> LazyMask:
         return self
 
+    @classmethod
+    def __torch_function__(
+        cls, function: Callable[..., Any], types: object, args: object = (), kwargs: object = None
+    ) -> Any:
+        raise HookError(
+            f"the model computes with its attention mask ({getattr(function, '__name__', function)}) before "
+            "the attention call, as dynamic-mask families do; the instrument cannot follow it there"
+        )
+
     def __getitem__(self, index: object) -> LazyMask:
         raise HookError(
             f"the model slices its attention mask ({index}) before the attention call; the instrument needs "

@@ -85,6 +85,14 @@ def test_slicing_is_refused() -> None:
         lazy_mask(**request())[:, :, :, :4]
 
 
+@pytest.mark.parametrize(
+    "fold", [lambda mask: torch.zeros(1) + mask, lambda mask: torch.where(mask, 0.0, 1.0)]
+)
+def test_computing_with_it_is_refused(fold: Any) -> None:
+    with pytest.raises(HookError, match=r"computes with its attention mask \((where|add)"):
+        fold(lazy_mask(**request()))
+
+
 def test_valid_keys_follow_the_cache() -> None:
     mask = lazy_mask(**CASES["sliding cache"])
     assert mask.valid_keys() is not None
