@@ -162,8 +162,8 @@ def offset_spectrum(table: HeadTable, rows: Sequence[int], labels: Sequence[str]
 def received(
     table: HeadTable,
     rows: Sequence[int],
-    tokens: Sequence[Sequence[str]] | None = None,
     labels: Sequence[str] | None = None,
+    tokens: Sequence[Sequence[str]] | None = None,
     points: int = 360,
 ) -> go.Figure:
     """What each position receives: α_k, both axes logarithmic; bins (from position 16 on) show their peak.

@@ -17,7 +17,7 @@ ARMS = {"clean": "all heads in place", "top": "retrieval heads removed", "random
 
 
 class Retrieval(Protocol):
-    """What a page needs of a retrieval run, in METRICS' columns."""
+    """What a page needs of a retrieval run, in METRICS' columns; a trial may carry its own `recall`."""
 
     @property
     def trials(self) -> Sequence[Mapping[str, Any]]: ...
@@ -25,13 +25,28 @@ class Retrieval(Protocol):
     def heads(self) -> pd.DataFrame: ...
     @property
     def ablation(self) -> pd.DataFrame: ...
+    @property
+    def metadata(self) -> Mapping[str, Any]: ...
+
+
+def _places(run: Retrieval) -> pd.DataFrame:
+    """Each trial's length, depth and group; trials with one answer are a group."""
+    where = pd.DataFrame([{key: trial[key] for key in ("index", "length", "depth")} for trial in run.trials])
+    where["group"] = [" ".join(str(token) for token in trial["answer_ids"]) for trial in run.trials]
+    return where
 
 
 def recalls(run: Retrieval) -> pd.DataFrame:
-    """`run.ablation` with each trial's length, depth and group; trials with one answer are a group."""
-    where = pd.DataFrame([{key: trial[key] for key in ("index", "length", "depth")} for trial in run.trials])
-    where["group"] = [" ".join(str(token) for token in trial["answer_ids"]) for trial in run.trials]
-    return run.ablation.merge(where, left_on="trial", right_on="index", how="left", validate="m:1")
+    """`run.ablation` with each trial's length, depth and group."""
+    return run.ablation.merge(_places(run), left_on="trial", right_on="index", how="left", validate="m:1")
+
+
+def own_recall(run: Retrieval) -> pd.DataFrame:
+    """Recall of all trials with all heads in place; of those of the removal test where trials carry none."""
+    if all("recall" in trial for trial in run.trials):
+        return _places(run).assign(recall=[float(trial["recall"]) for trial in run.trials], draw=0)
+    frame = recalls(run)
+    return frame[frame["arm"] == "clean"]
 
 
 def curve(frame: pd.DataFrame, by: str) -> pd.DataFrame:
@@ -71,24 +86,24 @@ def ablation(run: Retrieval) -> go.Figure:
 
 
 def by_length(run: Retrieval) -> go.Figure:
-    """Recall against context length, for every arm at the largest k."""
-    frame = recalls(run)
-    largest = frame["k"].max()
+    """Recall against context length with all heads in place; beside it the arms of the removal test at the
+    largest k, where that test covers several lengths (it may hold fewer trials)."""
+    whole, frame = own_recall(run), recalls(run)
     figure = go.Figure()
-    for index, arm in enumerate(ARMS):
-        part = frame[(frame["arm"] == arm) & ((frame["k"] == largest) | (arm == "clean"))]
-        if len(part):
-            name = ARMS[arm] + ("" if arm == "clean" else f" (k = {largest})")
-            _band(figure, curve(part, "length"), "length", name, COLOURS[index])
-    lengths = sorted(frame["length"].unique().tolist())
+    _band(figure, curve(whole, "length"), "length", ARMS["clean"], COLOURS[0])
+    if frame["length"].nunique() > 1:
+        frame = frame[frame["k"] == frame["k"].max()]
+        for index, arm in enumerate(("top", "random")):
+            part = curve(frame[frame["arm"] == arm], "length")
+            _band(figure, part, "length", f"{ARMS[arm]} (k = {frame['k'].max()})", COLOURS[index + 1])
+    lengths = sorted(whole["length"].unique().tolist())
     _recall_axes(look(figure, "context length, tokens", "recall"))
     return figure.update_xaxes(type="log", tickvals=lengths, ticktext=[f"{length:,}" for length in lengths])
 
 
 def by_place(run: Retrieval) -> go.Figure:
     """Recall with all heads in place, context length × needle depth; each cell says its number of trials."""
-    frame = recalls(run)
-    clean = frame[frame["arm"] == "clean"]
+    clean = own_recall(run)
     mean = clean.pivot_table(index="depth", columns="length", values="recall", aggfunc="mean")
     count = clean.pivot_table(index="depth", columns="length", values="recall", aggfunc="count").fillna(0)
     labels = [

@@ -22,6 +22,7 @@ from probe.sink_tokens import first_token, later_sinks
 from probe.store import write_file
 from probe.table import HeadTable
 from probe.telling import Telling, names, one_each, telling
+from probe.text import tokens_in_words
 
 PAGE = "report.html"
 KEY_METRICS = (
@@ -38,12 +39,14 @@ def write_report(
     *,
     retrieval: Retrieval | None = None,
     tokens_text: Sequence[Sequence[str]] | None = None,
+    command: str | None = None,
 ) -> Path:
     """Write `report.html` into `folder`, whole or not at all, and return its path.
 
     table: the scan; a retrieval run's columns are joined to it where it lacks them.
     retrieval: trials, heads and ablation of a retrieval run (METRICS' columns); None: the page says so.
     tokens_text: the token strings of every sequence, in the order scanned; None: positions stand for tokens.
+    command: the command that makes it again, as typed; None: the page says that it was not recorded.
     Raises ResultsError when the token strings do not fit the scanned sequences.
     """
     _check_tokens(table, tokens_text)
@@ -51,7 +54,7 @@ def write_report(
         table = table.with_columns(retrieval.heads)
     place = Path(folder)
     place.mkdir(parents=True, exist_ok=True)
-    data = page(table, retrieval, tokens_text).encode("utf-8", errors="backslashreplace")
+    data = page(table, retrieval, tokens_text, command).encode("utf-8", errors="backslashreplace")
     write_file(place / PAGE, data)
     return place / PAGE
 
@@ -64,7 +67,12 @@ def _check_tokens(table: HeadTable, tokens: Sequence[Sequence[str]] | None) -> N
         )
 
 
-def page(table: HeadTable, run: Retrieval | None, tokens: Sequence[Sequence[str]] | None) -> str:
+def page(
+    table: HeadTable,
+    run: Retrieval | None,
+    tokens: Sequence[Sequence[str]] | None,
+    command: str | None = None,
+) -> str:
     """The page as text."""
     shown = telling(table)
     title = f"Attention heads of {table.metadata.get('model', 'an unnamed model')}"
@@ -79,7 +87,7 @@ def page(table: HeadTable, run: Retrieval | None, tokens: Sequence[Sequence[str]
         policy=policy,
         style=_asset("page.css"),
         summary=escape(_summary(table)),
-        body=_body(table, run, tokens, shown),
+        body=_body(table, run, tokens, shown, command),
         data=json_script("report-data", _data(table, run, tokens, shown)),
         plotly=plotly,
         script=ours,
@@ -97,13 +105,17 @@ def _summary(table: HeadTable) -> str:
     n, length = metadata.get("n_sequences"), metadata.get("length")
     heads = f"{len(frame)} heads in {layers} layers"
     text = f", read on {n} {'sequence' if n == 1 else 'sequences'}" if n is not None else ""
-    text += f" of {length:,} tokens" if isinstance(length, int) else ""
+    text += f" of {tokens_in_words(length)}" if length is not None else ""
     bos = f" Begin-of-sequence token: {metadata['bos']}." if metadata.get("bos") is not None else ""
     return f"{heads}{text}.{bos}"
 
 
 def _body(
-    table: HeadTable, run: Retrieval | None, tokens: Sequence[Sequence[str]] | None, shown: list[Telling]
+    table: HeadTable,
+    run: Retrieval | None,
+    tokens: Sequence[Sequence[str]] | None,
+    shown: list[Telling],
+    command: str | None,
 ) -> Html:
     measured = [name for name in table.metrics if table.frame[name].notna().any()]
     options = [el("option", f"{describe(name).title} ({name})", value=name) for name in measured]
@@ -118,7 +130,7 @@ def _body(
         "looks", "Where telling heads look",
         el("p", "The strongest heads of each behaviour; 'below threshold' where none has the role."),
         sections.thumbnails_part(table, shown),
-        *_profile_figures(table),
+        *_profile_figures(table, shown),
     )  # fmt: skip
     return join(
         sections.finding_cards(findings(table, run), uncertainty(table)),
@@ -128,19 +140,19 @@ def _body(
         looks,
         retrieval_part(table, run),
         _table_part(),
-        sections.made_part(table),
+        sections.made_part(table, command),
         sections.limits_part(limits(table, tokens, run)),
     )  # fmt: skip
 
 
-def _profile_figures(table: HeadTable) -> list[Html]:
+def _profile_figures(table: HeadTable, shown: list[Telling]) -> list[Html]:
     parts = {
         "received": "What each position receives from these heads, as a share of what it could receive (α).",
         "offset_mass": "How far back these heads look: share of attention by distance, in bins that double.",
     }
     return [
         sections.figure(name, caption)
-        if name in table.profiles
+        if _lines(table, name, shown)
         else el("p", f"No {name} profile was kept in this run.", class_="note")
         for name, caption in parts.items()
     ]
@@ -195,25 +207,33 @@ def _rounded(value: float) -> float | int:
     return value if isinstance(value, int) else float(f"{value:.6g}")
 
 
+def _lines(table: HeadTable, profile: str, shown: list[Telling]) -> list[Telling]:
+    """The heads of a line figure: one a behaviour, as far as the profile was kept for them."""
+    return one_each([head for head in shown if table.has_profile(profile, head.row)], LINES)
+
+
+def _legend(lines: list[Telling]) -> tuple[list[int], list[str]]:
+    return [head.row for head in lines], [f"{head.name} {head.why[0]}" for head in lines]
+
+
 def _figures(
     table: HeadTable,
     run: Retrieval | None,
     tokens: Sequence[Sequence[str]] | None,
     shown: list[Telling],
 ) -> dict[str, go.Figure]:
-    lines = one_each(shown, LINES)
-    rows, labels = [head.row for head in lines], [f"{head.name} {head.why[0]}" for head in lines]
     drawn = {"map": table.plot()}
-    if "received" in table.profiles:
-        drawn["received"] = plots.received(table, rows, tokens, labels)
-    if "offset_mass" in table.profiles:
-        drawn["offset_mass"] = plots.offset_spectrum(table, rows, labels)
+    received, offsets = _lines(table, "received", shown), _lines(table, "offset_mass", shown)
+    if received:
+        drawn["received"] = plots.received(table, *_legend(received), tokens)
+    if offsets:
+        drawn["offset_mass"] = plots.offset_spectrum(table, *_legend(offsets))
     if run is None:
         return drawn
     if len(run.ablation):
         drawn["ablation"] = plots_retrieval.ablation(run)
-        drawn["by_length"] = plots_retrieval.by_length(run)
-        drawn["by_place"] = plots_retrieval.by_place(run)
+    drawn["by_length"] = plots_retrieval.by_length(run)
+    drawn["by_place"] = plots_retrieval.by_place(run)
     if sum(bool(trial["usable"]) for trial in run.trials) >= FEW_TRIALS and "retrieval" in table.frame:
         control = "retrieval_control" if "retrieval_control" in table.frame else None
         drawn["retrieval_ranked"] = plots.ranked(table, "retrieval", control=control)

@@ -16,7 +16,7 @@ from probe.roles import RULES, explain
 from probe.sink_tokens import STRONG, FirstToken, SinkToken
 from probe.table import HeadTable
 from probe.telling import Telling, names
-from probe.text import number, show_token, with_interval
+from probe.text import number, show_token, tokens_in_words, with_interval
 
 ROLE_COLOURS = {
     "sink": (0, 114, 178), "previous_token": (213, 94, 0), "induction": (0, 158, 115),
@@ -187,14 +187,15 @@ def scrolling(label: str, head: Sequence[str], rows: Sequence[Html]) -> Html:
 
 def thumbnails_part(table: HeadTable, shown: Sequence[Telling]) -> Html:
     """Pictures of telling heads at full context."""
-    if "thumbnail" not in table.profiles:
+    cards = [_thumbnail(table, head) for head in shown if table.has_profile("thumbnail", head.row)]
+    if not cards:
         return el("p", "Thumbnails were not kept in this run.", class_="note")
-    cards = [_thumbnail(table, head) for head in shown]
-    length = table.metadata.get("length", 0)
+    length = table.metadata.get("length")
+    size = "" if length is None else f", {tokens_in_words(length)} each way,"
     note = (
-        f"Each picture is the whole attention map of {length:,} × {length:,} tokens in 64 × 64 cells: "
-        "queries from top to bottom, keys from left to right. A cell is the attention that its queries give to its "
-        "keys, so every row sums to 1. Colour is logarithmic: white is 0.0001 or less (and everything in the "
+        f"Each picture is a whole attention map{size} in 64 × 64 cells: "
+        "queries from top to bottom, keys from left to right. A cell is the attention that its queries give "
+        "to its keys, so every row sums to 1. Colour is logarithmic: white is 0.0001 or less (and everything in the "
         "future), each quarter of the scale is a factor of 10."
     )
     scale = el(
@@ -229,15 +230,15 @@ def _thumbnail(table: HeadTable, head: Telling) -> Html:
     )
 
 
-def made_part(table: HeadTable) -> Html:
+def made_part(table: HeadTable, command: str | None) -> Html:
     """How it was made: the command, everything recorded, every definition."""
-    command = table.metadata.get("command")
-    text = " ".join(command) if isinstance(command, list) else command
-    shown = el("pre", el("code", text)) if text else el("p", "The command was not recorded.", class_="note")
+    shown = (
+        el("pre", el("code", command)) if command else el("p", "The command was not recorded.", class_="note")
+    )
     facts = [
         el("div", el("dt", name.replace("_", " ")), el("dd", _fact(value)))
         for name, value in table.metadata.items()
-        if name not in ("tokens", "command", "definitions")
+        if name not in ("tokens", "definitions")
     ]
     rows = [
         el("tr", el("th", el("code", name), scope="row"), el("td", describe(name).title),
@@ -260,12 +261,19 @@ def made_part(table: HeadTable) -> Html:
     )  # fmt: skip
 
 
+_LISTED = 8
+"""Entries of a recorded list that the page prints."""
+
+
 def _fact(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{key} {_fact(item)}" for key, item in value.items())
     if isinstance(value, list):
-        return ", ".join(_fact(item) for item in value)
-    return "not recorded" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
+        listed = ", ".join(_fact(item) for item in value[:_LISTED])
+        return listed + (f" … ({len(value)} in all, in the files)" if len(value) > _LISTED else "")
+    if value is None or isinstance(value, bool):
+        return {None: "not recorded", True: "yes", False: "no"}[value]
+    return str(value)
 
 
 def limits_part(lines: Sequence[str]) -> Html:

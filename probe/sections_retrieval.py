@@ -33,19 +33,19 @@ def retrieval_part(table: HeadTable, run: Retrieval | None) -> Html:
         parts.append(
             el("p", "NO TRIAL WAS USABLE: retrieval scores are not defined for this run.", class_="note")
         )
+    at_length = figure("by_length", "Recall by context length. Bands: 95 % interval over trials.")
+    at_place = "Recall with all heads in place, by context length and depth of the needle; n trials a cell."
     if len(run.ablation):
+        parts.append(el("p", _removal(run)))
         removed = figure(
             "ablation",
             "Recall against the number of removed heads. Bands: 95 % interval over trials; for random heads "
             "of the same layers, the range of the draws.",
         )
-        at_length = figure("by_length", "Recall by context length, at the largest k.")
-        at_place = (
-            "Recall with all heads in place, by context length and depth of the needle; n trials a cell."
-        )
-        parts += [el("div", removed, at_length, class_="pair"), figure("by_place", at_place)]
+        parts.append(el("div", removed, at_length, class_="pair"))
     else:
-        parts.append(el("p", "The removal test was not run, so there are no recall curves.", class_="note"))
+        parts += [el("p", "No removal test: " + _reason(run) + ".", class_="note"), at_length]
+    parts.append(figure("by_place", at_place))
     if 0 < usable < FEW_TRIALS:
         few = f"Not enough usable trials for a ranking: {usable}, wanted {FEW_TRIALS} or more."
         parts.append(el("p", few, class_="note"))
@@ -56,6 +56,19 @@ def retrieval_part(table: HeadTable, run: Retrieval | None) -> Html:
         rows = strongest(table, Criterion("", "retrieval", "retrieval", 10))
         parts += [figure("retrieval_ranked", ranked), _retrieval_table(table.frame, rows)]
     return section("retrieval", "Retrieval", *parts)
+
+
+def _removal(run: Retrieval) -> str:
+    """What the removal test did, on how many trials."""
+    mode = run.metadata.get("ablation", {}).get("mode")
+    stand_in = {"mean_all": "its mean over the other trials' prompts", "zero": "zero"}.get(mode, mode)
+    how = f" A removed head's output is replaced by {stand_in}." if mode else ""
+    trials = run.ablation["trial"].nunique()
+    return f"The removal test feeds the answer of {trials} trials in, with heads removed and without.{how}"
+
+
+def _reason(run: Retrieval) -> str:
+    return str(run.metadata.get("ablation", {}).get("reason", "it was not run"))
 
 
 def _retrieval_table(frame: pd.DataFrame, rows: Sequence[int]) -> Html:

@@ -114,14 +114,20 @@ class HeadTable:
 
         Raises ResultsError when that profile was not kept for the head's stack and kind.
         """
-        head = self.frame.iloc[row]
-        stack, kind = head["stack"], head["kind"]
-        key = name if (stack, kind) == ("decoder", "self") else f"{name}.{stack}.{kind}"
+        head, key = self.frame.iloc[row], self._profile_key(name, row)
         if key not in self.profiles:
             raise ResultsError(f"no profile {key!r} in this table; it has {sorted(self.profiles)}")
-        same = self.frame[(self.frame["stack"] == stack) & (self.frame["kind"] == kind)]
+        same = self.frame[(self.frame["stack"] == head["stack"]) & (self.frame["kind"] == head["kind"])]
         layers = list(same["layer"].drop_duplicates())
         return np.asarray(self.profiles[key][layers.index(head["layer"]), head["head"]])
+
+    def has_profile(self, name: str, row: int) -> bool:
+        """Whether `profile(name, row)` was kept."""
+        return self._profile_key(name, row) in self.profiles
+
+    def _profile_key(self, name: str, row: int) -> str:
+        stack, kind = self.frame["stack"].iloc[row], self.frame["kind"].iloc[row]
+        return name if (stack, kind) == ("decoder", "self") else f"{name}.{stack}.{kind}"
 
     def save(self, folder: str | Path) -> None:
         """Write heads.parquet, heads.csv, heads.json and profiles.safetensors into `folder`.

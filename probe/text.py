@@ -49,3 +49,10 @@ def _visible(character: str) -> str:
         code = ord(character)
         return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
     return character
+
+
+def tokens_in_words(length: int | list[int]) -> str:
+    """`4,096 tokens`, or `128 to 4,096 tokens` where sequences differ in length."""
+    if isinstance(length, int):
+        return f"{length:,} tokens"
+    return f"{min(length):,} to {max(length):,} tokens"

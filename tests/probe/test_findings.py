@@ -48,7 +48,7 @@ def test_no_head_above_a_threshold_still_names_the_strongest() -> None:
 
 def usable(run: Any, count: int) -> Any:
     trials = [{**trial, "usable": index < count} for index, trial in enumerate(run.trials)]
-    return SimpleNamespace(trials=trials, heads=run.heads, ablation=run.ablation)
+    return SimpleNamespace(trials=trials, heads=run.heads, ablation=run.ablation, metadata={})
 
 
 def test_retrieval_says_what_its_trials_allow(head_table: HeadTable, retrieval_result: Any) -> None:

@@ -65,7 +65,7 @@ def test_offset_spectrum_draws_every_bin_of_the_head(head_table: HeadTable) -> N
 def test_received_keeps_every_peak_and_names_its_tokens(
     head_table: HeadTable, token_text: list[list[str]]
 ) -> None:
-    line = plots.received(head_table, [0], token_text).data[0]
+    line = plots.received(head_table, [0], tokens=token_text).data[0]
     profile = head_table.profiles["received"][0, 0]
     assert len(line.x) < 400
     assert line.y[0] == profile[0]

@@ -19,7 +19,7 @@ def run() -> Any:
     rows += [("top", 2, 0, trial, float(trial % 2)) for trial in range(4)]
     rows += [("random", 2, draw, trial, float(trial > draw)) for draw in range(2) for trial in range(4)]
     frame = pd.DataFrame(rows, columns=["arm", "k", "draw", "trial", "recall"])
-    return SimpleNamespace(trials=trials, ablation=frame, heads=pd.DataFrame())
+    return SimpleNamespace(trials=trials, ablation=frame, heads=pd.DataFrame(), metadata={})
 
 
 def test_recall_is_averaged_by_length_with_an_interval() -> None:

@@ -117,15 +117,16 @@ def test_what_is_missing_is_said(head_table: HeadTable) -> None:
 
 
 def test_command_is_printed_to_be_used_again(head_table: HeadTable) -> None:
-    metadata = {**head_table.metadata, "command": "probe report m --text 'a b.txt'"}
-    text = page(HeadTable(head_table.frame, {}, metadata), None, None)
+    text = page(HeadTable(head_table.frame, {}, {}), None, None, "probe report m --text 'a b.txt'")
     assert "<pre><code>probe report m --text &#x27;a b.txt&#x27;</code></pre>" in text
 
 
 def test_too_few_trials_give_no_ranking(head_table: HeadTable, retrieval_result: Any) -> None:
     for count, sentence in ((0, "NO TRIAL WAS USABLE"), (5, "Not enough usable trials for a ranking: 5")):
         trials = [{**trial, "usable": index < count} for index, trial in enumerate(retrieval_result.trials)]
-        run = SimpleNamespace(trials=trials, heads=retrieval_result.heads, ablation=retrieval_result.ablation)
+        run = SimpleNamespace(
+            trials=trials, heads=retrieval_result.heads, ablation=retrieval_result.ablation, metadata={}
+        )
         text = page(head_table.with_columns(run.heads), run, None)
         assert sentence in text
         assert "Heads by retrieval score" not in text
@@ -139,3 +140,35 @@ def test_token_strings_of_other_sequences_are_refused(head_table: HeadTable, tmp
     with pytest.raises(ResultsError, match="2 sequences for a scan of 8"):
         write_report(head_table, tmp_path, tokens_text=[["a"], ["b"]])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_encoder_gets_a_page_of_what_it_has() -> None:
+    metadata = {"model": "m", "n_sequences": 2, "length": 64}
+    table = HeadTable.build({"entropy": np.ones((2, 2, 3))}, {}, metadata, kv_heads=1, stack="encoder")
+    table.profiles["received.encoder.self"] = np.ones((2, 3, 64)) / 64
+    text = words(page(table, None, None))
+    assert "No offset_mass profile was kept" in text
+    assert "No received profile" in text
+    assert "Not measured: sink_first is empty in this table." in text
+
+
+def test_without_a_removal_test_the_reason_and_the_recall_stand(
+    head_table: HeadTable, retrieval_result: Any
+) -> None:
+    trials = [{**trial, "recall": True} for trial in retrieval_result.trials]
+    about = {
+        "ablation": {"done": False, "reason": "too few heads scored", "sets": [{"heads": [[0, 1]] * 99}] * 99}
+    }
+    run = SimpleNamespace(
+        trials=trials,
+        heads=retrieval_result.heads,
+        ablation=retrieval_result.ablation.iloc[:0],
+        metadata=about,
+    )
+    table = head_table.with_columns(run.heads)
+    table.metadata = {**table.metadata, "retrieval": about, "length": [64, 4096]}
+    text = page(table, run, None)
+    assert "No removal test: too few heads scored." in text
+    assert 'data-figure="by_place"' in text
+    assert "64 to 4,096 tokens" in text
+    assert "(99 in all, in the files)" in text

@@ -194,11 +194,26 @@ def test_columns_of_another_analysis_join_in_order() -> None:
 )
 def test_what_does_not_fit_is_refused(change: dict[str, object], message: str) -> None:
     arguments: dict[str, object] = {
-        "per_sequence": {"sink_first": np.ones((2, 2, 6))}, "profiles": {}, "metadata": {}, "kv_heads": 2, **change,
-    }  # fmt: skip
+        "per_sequence": {"sink_first": np.ones((2, 2, 6))},
+        "profiles": {},
+        "metadata": {},
+        "kv_heads": 2,
+        **change,
+    }
     with pytest.raises(ResultsError, match=message):
         HeadTable.build(**arguments)
 
 
 def test_names_of_heads() -> None:
     assert [head_name(10, 7), head_name(3, 2, "encoder")] == ["L10H7", "EL3H2"]
+
+
+def test_profiles_are_found_by_row_also_in_another_stack() -> None:
+    table = HeadTable.build(
+        {"entropy": np.ones((2, 2, 3))}, {}, {}, kv_heads=1, stack="encoder", layers=[4, 9]
+    )
+    table.profiles["received.encoder.self"] = np.arange(6.0).reshape(2, 3, 1)
+    assert table.profile("received", 5).tolist() == [5.0]
+    assert table.has_profile("received", 0)
+    assert not table.has_profile("thumbnail", 0)
+    assert head_name(*table.frame.loc[5, ["layer", "head", "stack"]]) == "EL9H2"
