@@ -10,7 +10,7 @@ from typing import Any
 
 from probe.formats import plain
 
-_VOID = ("img", "br", "meta", "input")
+_VOID = ("img", "br", "wbr", "meta", "input")
 
 
 class Html(str):

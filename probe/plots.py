@@ -85,7 +85,7 @@ def head_map(table: HeadTable, column: str) -> go.Figure:
             colorbar={"thickness": 12, "outlinewidth": 0},
         )
     )
-    look(figure, "head", "layer", height=130 + 16 * len(values.index))
+    look(figure, "head", "layer", height=130 + len(values.index) * max(16, min(40, 320 // len(values.index))))
     figure.update_layout(plot_bgcolor=NOT_DEFINED)
     figure.update_xaxes(showgrid=False, dtick=_step(len(values.columns)))
     figure.update_yaxes(showgrid=False, autorange="reversed", dtick=_step(len(values.index)))
@@ -185,12 +185,8 @@ def received(
             text=there, hovertemplate=f"<b>{legend[index]}</b><br>%{{text}}<br>α %{{y:.4f}}<extra></extra>",
         )  # fmt: skip
     look(figure, "position in the sequence", "attention received, α", height=400)
-    marks = [
-        mark for mark in (0, 1, 3, 10, 30, 100, 300, 1000, 3000, 10_000, 30_000, 100_000) if mark < edges[-1]
-    ]
-    figure.update_xaxes(
-        type="log", tickvals=[mark + 1 for mark in marks], ticktext=[str(mark) for mark in marks]
-    )
+    marks = [mark for mark in (0, 1, 3, 10, 30, 100, 300, 1000, 3000, 10_000, 30_000, 100_000) if mark < edges[-1]]
+    figure.update_xaxes(type="log", tickvals=[mark + 1 for mark in marks], ticktext=[str(mark) for mark in marks])
     figure.update_yaxes(type="log", exponentformat="power", dtick=1, range=[-5, 0.1])
     return figure
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -51,9 +51,7 @@ def finding_cards(found: Sequence[Finding], uncertainty: str) -> Html:
         )
         for finding in found
     ]
-    return section(
-        "findings", "Findings", el("p", uncertainty, class_="note"), el("div", *cards, class_="cards")
-    )
+    return section("findings", "Findings", el("p", uncertainty, class_="note"), el("div", *cards, class_="cards"))
 
 
 def roles_part(table: HeadTable) -> Html:
@@ -123,9 +121,7 @@ def sinks_part(first: FirstToken | None, later: Sequence[SinkToken] | None, name
     else:
         parts.append(_first_token(first))
     if later is None:
-        parts.append(
-            el("p", "Where later sinks stand was not kept (no `sink_other_at` profile).", class_="note")
-        )
+        parts.append(el("p", "Where later sinks stand was not kept (no `sink_other_at` profile).", class_="note"))
     elif not later:
         parts.append(el("p", f"No head gives a later token {STRONG:g} or more of its attention on average."))
     else:
@@ -195,8 +191,8 @@ def thumbnails_part(table: HeadTable, shown: Sequence[Telling]) -> Html:
     note = (
         f"Each picture is a whole attention map{size} in 64 × 64 cells: "
         "queries from top to bottom, keys from left to right. A cell is the attention that its queries give "
-        "to its keys, so every row sums to 1. Colour is logarithmic: white is 0.0001 or less (and everything in the "
-        "future), each quarter of the scale is a factor of 10."
+        "to its keys, so every row sums to 1. Colour is logarithmic: white is 0.0001 or less (and everything in "
+        "the future), each quarter of the scale is a factor of 10."
     )
     scale = el(
         "p",
@@ -211,9 +207,15 @@ def _scale_bar() -> str:
     return thumbnails.data_uri(thumbnails.png(np.arange(255, dtype=np.uint8)[None, :], thumbnails.palette()))
 
 
+def _breakable(name: str) -> Html:
+    """A column's name that may wrap after its underscores."""
+    first, *rest = name.split("_")
+    return join(first, *(join("_", el("wbr"), part) for part in rest))
+
+
 def _thumbnail(table: HeadTable, head: Telling) -> Html:
     frame = table.frame
-    values = f"{head.metric} {with_interval(frame, head.row, head.metric)}"
+    values = join(_breakable(head.metric), " ", with_interval(frame, head.row, head.metric))
     why = ", ".join(head.why)
     image = thumbnails.thumbnail(table.profile("thumbnail", head.row))
     return el(
@@ -232,14 +234,8 @@ def _thumbnail(table: HeadTable, head: Telling) -> Html:
 
 def made_part(table: HeadTable, command: str | None) -> Html:
     """How it was made: the command, everything recorded, every definition."""
-    shown = (
-        el("pre", el("code", command)) if command else el("p", "The command was not recorded.", class_="note")
-    )
-    facts = [
-        el("div", el("dt", name.replace("_", " ")), el("dd", _fact(value)))
-        for name, value in table.metadata.items()
-        if name not in ("tokens", "definitions")
-    ]
+    shown = el("pre", el("code", command)) if command else el("p", "The command was not recorded.", class_="note")
+    facts = [el("div", el("dt", name), el("dd", value)) for name, value in _recorded(table.metadata)]
     rows = [
         el("tr", el("th", el("code", name), scope="row"), el("td", describe(name).title),
            el("td", describe(name).formula), el("td", describe(name).unit))
@@ -263,6 +259,18 @@ def made_part(table: HeadTable, command: str | None) -> Html:
 
 _LISTED = 8
 """Entries of a recorded list that the page prints."""
+
+
+def _recorded(metadata: Mapping[str, Any], of: str = "") -> list[tuple[str, str]]:
+    """Names and values in words; a retrieval run's own record is spread out; long lists stay in the files."""
+    found = []
+    for name, value in metadata.items():
+        label = of + name.replace("_", " ")
+        if name in ("retrieval", "ablation") and isinstance(value, dict):
+            found += _recorded(value, f"{label}: ")
+        elif name not in ("tokens", "definitions", "sets"):
+            found.append((label, _fact(value)))
+    return found
 
 
 def _fact(value: Any) -> str:

@@ -30,9 +30,7 @@ def retrieval_part(table: HeadTable, run: Retrieval | None) -> Html:
     )
     parts: list[object] = [el("p", intro)]
     if usable == 0:
-        parts.append(
-            el("p", "NO TRIAL WAS USABLE: retrieval scores are not defined for this run.", class_="note")
-        )
+        parts.append(el("p", "NO TRIAL WAS USABLE: retrieval scores are not defined for this run.", class_="note"))
     at_length = figure("by_length", "Recall by context length. Bands: 95 % interval over trials.")
     at_place = "Recall with all heads in place, by context length and depth of the needle; n trials a cell."
     if len(run.ablation):
@@ -50,9 +48,7 @@ def retrieval_part(table: HeadTable, run: Retrieval | None) -> Html:
         few = f"Not enough usable trials for a ranking: {usable}, wanted {FEW_TRIALS} or more."
         parts.append(el("p", few, class_="note"))
     elif usable:
-        ranked = (
-            "The heads with the highest score, and the same score for a random stretch of the text (control)."
-        )
+        ranked = "The heads with the highest score, and the same score for a random stretch of the text (control)."
         rows = strongest(table, Criterion("", "retrieval", "retrieval", 10))
         parts += [figure("retrieval_ranked", ranked), _retrieval_table(table.frame, rows)]
     return section("retrieval", "Retrieval", *parts)
@@ -73,9 +69,7 @@ def _reason(run: Retrieval) -> str:
 
 def _retrieval_table(frame: pd.DataFrame, rows: Sequence[int]) -> Html:
     forms = [
-        name
-        for name in ("retrieval", "retrieval_paper", "retrieval_forced", "retrieval_control")
-        if name in frame
+        name for name in ("retrieval", "retrieval_paper", "retrieval_forced", "retrieval_control") if name in frame
     ]
     labels = names(frame)
     body = [

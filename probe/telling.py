@@ -67,9 +67,10 @@ def telling(table: HeadTable, limit: int = 16) -> list[Telling]:
     reasons: dict[int, list[str]] = {}
     metrics: dict[int, str] = {}
     for criterion in CRITERIA:
-        for row in strongest(table, criterion):
-            has_role = criterion.role is None or criterion.role in table.frame["roles"][row]
-            reasons.setdefault(row, []).append(criterion.label + ("" if has_role else " (below threshold)"))
+        rows = strongest(table, criterion)
+        playing = [row for row in rows if criterion.role is None or criterion.role in table.frame["roles"][row]]
+        for row in playing or rows:
+            reasons.setdefault(row, []).append(criterion.label + ("" if playing else " (below threshold)"))
             metrics.setdefault(row, criterion.metric)
     return [Telling(row, labels[row], tuple(why), metrics[row]) for row, why in list(reasons.items())[:limit]]
 

@@ -32,9 +32,7 @@ class Outline(HTMLParser):
         self.ids += [values["id"]] if values.get("id") else []
         self.links += [values["href"]] if tag == "a" and values.get("href") else []
         self.tokens += [json.loads(values["data-token"])] if values.get("data-token") else []
-        self.addresses += [
-            value for name, value in attrs if name in ("src", "href", "action", "srcset") and value
-        ]
+        self.addresses += [value for name, value in attrs if name in ("src", "href", "action", "srcset") and value]
 
 
 @pytest.fixture(scope="module")
@@ -152,13 +150,9 @@ def test_an_encoder_gets_a_page_of_what_it_has() -> None:
     assert "Not measured: sink_first is empty in this table." in text
 
 
-def test_without_a_removal_test_the_reason_and_the_recall_stand(
-    head_table: HeadTable, retrieval_result: Any
-) -> None:
+def test_without_a_removal_test_the_reason_and_the_recall_stand(head_table: HeadTable, retrieval_result: Any) -> None:
     trials = [{**trial, "recall": True} for trial in retrieval_result.trials]
-    about = {
-        "ablation": {"done": False, "reason": "too few heads scored", "sets": [{"heads": [[0, 1]] * 99}] * 99}
-    }
+    about = {"ablation": {"done": False, "reason": "too few heads scored", "sets": [{"heads": [[0, 1]] * 99}] * 99}}
     run = SimpleNamespace(
         trials=trials,
         heads=retrieval_result.heads,
@@ -166,6 +160,7 @@ def test_without_a_removal_test_the_reason_and_the_recall_stand(
         metadata=about,
     )
     table = head_table.with_columns(run.heads)
+    about["lengths"] = list(range(99))
     table.metadata = {**table.metadata, "retrieval": about, "length": [64, 4096]}
     text = page(table, run, None)
     assert "No removal test: too few heads scored." in text

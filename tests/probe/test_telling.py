@@ -22,7 +22,7 @@ def test_below_a_threshold_is_said() -> None:
     shown = telling(tiny({"sink_first": [0.2, 0.9], "induction_random": [0.1, 0.2]}))
     assert [(head.name, head.why) for head in shown] == [
         ("L0H1", ("induction (below threshold)", "first-token sink")),
-        ("L0H0", ("induction (below threshold)", "first-token sink (below threshold)")),
+        ("L0H0", ("induction (below threshold)",)),
     ]
     assert shown[0].metric == "induction_random"
     assert [head.name for head in one_each(shown, 5)] == ["L0H1"]
