@@ -37,7 +37,9 @@ def blockwise(call: Attention, request: Request) -> tuple[Float[Tensor, "B H T D
     for sequence in sequences(call):
         pairs = {name: pairs_of(lookup, sequence) for name, lookup in request.lookups.items()}
         out.count(sequence)
-        items += [_Item(sequence, g, way, pairs, request) for g in range(call.k.shape[1]) for way in range(WAYS)]
+        items += [
+            _Item(sequence, g, way, pairs, request) for g in range(call.k.shape[1]) for way in range(WAYS)
+        ]
     for item, sums in zip(items, _run(items, out), strict=True):
         out.add(item, sums)
     return out.z.to(call.q.dtype), out.finish()
@@ -94,7 +96,9 @@ def _sweep(item: _Item, out: _Output) -> _Sums:
     work = Workspace(r, min(rows, sequence.n_rows), sequence.n_keys, v)
     sums = _empty_sums(item, out)
     keys = torch.arange(sequence.n_keys, dtype=out.dtype, device=v.device)
-    bands = out.bands * torch.arange(sequence.n_keys, device=v.device) // sequence.n_keys if out.bands else None
+    bands = (
+        out.bands * torch.arange(sequence.n_keys, device=v.device) // sequence.n_keys if out.bands else None
+    )
     for start in range(item.way * rows, sequence.n_rows, WAYS * rows):
         part = strip(sequence, item.group, start, min(start + rows, sequence.n_rows), work, kt, q)
         place = (
@@ -134,7 +138,7 @@ Place = tuple[int, slice, slice]
 def _write_rows(part: Strip, place: Place, item: _Item, out: _Output, v: Tensor, inverse: Tensor) -> None:
     """Output and raw (not yet normalised) row sums of one strip; `_Output.finish` does the arithmetic at the end."""
     weights, raw = part.weights, out.raw
-    z = torch.mm(weights.flatten(0, 1), v[part.low : part.high]).unflatten(0, inverse.shape)
+    z = torch.mm(weights.flatten(0, 1), v[part.low : part.high]).view(*inverse.shape, -1)
     torch.mul(z, inverse[..., None], out=out.z[place])
     raw["total"][place] = part.total
     if part.low == 0 and part.high:
@@ -185,7 +189,7 @@ def _write_ordered(
             band = band.clone()
             reach = min(rows - skip, high - begin)
             band[:, skip:, :reach].masked_fill_(work.behind[: rows - skip, :reach], 0)
-        local = torch.mm(band.flatten(0, 1), v[begin:high]).unflatten(0, (r, rows))
+        local = torch.mm(band.flatten(0, 1), v[begin:high]).view(r, rows, -1)
         torch.mul(local, inverse[..., None], out=out.local_part[place])
 
 
@@ -201,7 +205,9 @@ def _add_sums(part: Strip, sums: _Sums, bands: Tensor | None, inverse: Tensor) -
     by_key = torch.stack([torch.mm(c, w) for c, w in zip(chosen, weights, strict=True)])
     if bands is not None and sums.thumbnail is not None:
         # Summed over bands of at most S / bands keys in float32, then added up in float64.
-        cells = by_key.new_zeros(*by_key.shape[:2], sums.thumbnail.shape[-1]).index_add_(2, bands[low:high], by_key)
+        cells = by_key.new_zeros(*by_key.shape[:2], sums.thumbnail.shape[-1]).index_add_(
+            2, bands[low:high], by_key
+        )
         sums.thumbnail[:, first_band : first_band + by_key.shape[1]] += cells
     sums.received[:, low:high] += by_key[:, 0] if by_key.shape[1] == 1 else by_key.sum(1)
     if sums.rows is not None and part.seen is not None:
@@ -235,7 +241,10 @@ class _Output:
         self.sink_weights = zeros(B, H, T, min(request.sinks, S))
         self.lookup = {name: zeros(B, H, T) for name in request.lookups}
         self.visible = zeros(B, H, T, dtype=torch.long)
-        self.received, self.by_distance = zeros(B, H, S, dtype=torch.float64), zeros(B, H, S, dtype=torch.float64)
+        self.received, self.by_distance = (
+            zeros(B, H, S, dtype=torch.float64),
+            zeros(B, H, S, dtype=torch.float64),
+        )
         self.received_rows = zeros(B, H, S, dtype=torch.long)
         square = self.bands and T == S
         self.thumbnail = zeros(B, H, self.bands, self.bands, dtype=torch.float64) if square else None
@@ -302,7 +311,9 @@ class _Output:
             visible=self.visible,
             received=self.received,
             received_rows=self.received_rows,
-            by_distance=self.by_distance if normal and ordered else torch.full_like(self.by_distance, torch.nan),
+            by_distance=self.by_distance
+            if normal and ordered
+            else torch.full_like(self.by_distance, torch.nan),
             thumbnail=self._mean_thumbnail(),
         )
 
@@ -323,7 +334,11 @@ class _Output:
         for sequence in sequences(self.call):
             n = min(self.sink_weights.shape[-1], sequence.n_keys)
             v = sequence.v[:, :n].to(self.dtype).repeat_interleave(sequence.group, 0)
-            place = (sequence.index, slice(None), slice(sequence.first_row, sequence.first_row + sequence.n_rows))
+            place = (
+                sequence.index,
+                slice(None),
+                slice(sequence.first_row, sequence.first_row + sequence.n_rows),
+            )
             part[place] = self.sink_weights[place][..., :n] @ v
         return part.mul_(inverse[..., None])
 

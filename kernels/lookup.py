@@ -71,12 +71,21 @@ class Pairs:
         """Row of every pair and its place in the strip's memory; None when the pairs were too many to keep."""
         if self.starts is None or self.columns is None:
             return None
-        key = (strip.start, strip.stop, strip.low, strip.high, *strip.weights.stride(), strip.weights.shape[0])
+        key = (
+            strip.start,
+            strip.stop,
+            strip.low,
+            strip.high,
+            *strip.weights.stride(),
+            strip.weights.shape[0],
+        )
         kept = self.places.get(key)
         if kept is None:
             bounds = self.starts[strip.start : strip.stop + 1]
             column = self.columns[bounds[0] : bounds[-1]].long() - strip.low
-            row = torch.repeat_interleave(torch.arange(strip.stop - strip.start, device=column.device), bounds.diff())
+            row = torch.repeat_interleave(
+                torch.arange(strip.stop - strip.start, device=column.device), bounds.diff()
+            )
             inside = (column >= 0) & (column < strip.high - strip.low)
             kept = self.places[key] = self._places(strip, row[inside], column[inside])
         return kept
@@ -92,7 +101,14 @@ class Pairs:
 
 def pairs_of(lookup: Lookup, sequence: Sequence) -> Pairs:
     """The pairs of `lookup` on `sequence`, found on first use and kept with the lookup."""
-    key = (sequence.index, sequence.offset, sequence.first_row, sequence.n_rows, sequence.first_key, sequence.n_keys)
+    key = (
+        sequence.index,
+        sequence.offset,
+        sequence.first_row,
+        sequence.n_rows,
+        sequence.first_key,
+        sequence.n_keys,
+    )
     kept = lookup.found.get(key)
     if not isinstance(kept, Pairs):
         kept = lookup.found[key] = Pairs(lookup, sequence)

@@ -45,7 +45,9 @@ def head_metrics(
         "sink_first": mean_rows(s.first, later & seen & sees_first(s, position)),
         "sink_rate": (alpha_first > sink_rate_threshold).double().masked_fill(alpha_first.isnan(), torch.nan),
         "sink_other": nanmax(other),
-        "sink_learned": mean_rows(1 - s.row_mass.double(), seen) if learned_sink else torch.full_like(alpha_first, torch.nan),
+        "sink_learned": mean_rows(1 - s.row_mass.double(), seen)
+        if learned_sink
+        else torch.full_like(alpha_first, torch.nan),
         "previous_token": mean_rows(s.previous, later & seen),
         "current_token": mean_rows(s.current, later & seen),
         "entropy": mean_rows(s.entropy, later & seen),

@@ -115,7 +115,9 @@ def statistics(call: Attention, request: Request) -> tuple[Float[Tensor, "B H T 
         visible=seen.sum(-1),
         received=P.sum(-2),
         received_rows=seen.sum(-2),
-        by_distance=_by_distance(P, i - start, d, S) if ordered else torch.full((B, H, S), torch.nan, device=P.device),
+        by_distance=_by_distance(P, i - start, d, S)
+        if ordered
+        else torch.full((B, H, S), torch.nan, device=P.device),
         thumbnail=_thumbnails(P, call, request.bands) if request.bands and T == S else None,
     )
 
@@ -125,7 +127,11 @@ def _or_nan(value: Tensor, seen: Tensor, defined: bool) -> Tensor:
 
 
 def _part(P: Tensor, v: Tensor, defined: bool) -> Tensor:
-    return P @ v if defined else torch.full((*P.shape[:3], v.shape[3]), torch.nan, device=P.device, dtype=P.dtype)
+    return (
+        P @ v
+        if defined
+        else torch.full((*P.shape[:3], v.shape[3]), torch.nan, device=P.device, dtype=P.dtype)
+    )
 
 
 def _matches(lookup: Lookup, d: Tensor) -> Tensor:
@@ -144,7 +150,7 @@ def _thumbnails(P: Tensor, call: Attention, bands: int) -> Tensor:
         first, end = (0, P.shape[3]) if call.mask.lengths is None else call.mask.lengths[b].tolist()
         own = torch.arange(end - first, device=P.device)
         band = bands * own // max(end - first, 1)
-        for a in band.unique().tolist():
+        for a in sorted(set(band.tolist())):
             rows = P[b, :, first:end, first:end][:, band == a].mean(1)
             out[b, :, a] = torch.zeros_like(out[b, :, a]).index_add_(1, band, rows)
     return out

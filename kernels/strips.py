@@ -157,7 +157,9 @@ class Strip:
         )
 
 
-def strip(sequence: Sequence, group: int, start: int, stop: int, work: Workspace, kt: Tensor, q: Tensor) -> Strip:
+def strip(
+    sequence: Sequence, group: int, start: int, stop: int, work: Workspace, kt: Tensor, q: Tensor
+) -> Strip:
     """Scores, mask, maximum and exponentials of one strip.
 
     kt and q come from `prepared`, in the dtype of `work`.
@@ -169,7 +171,10 @@ def strip(sequence: Sequence, group: int, start: int, stop: int, work: Workspace
     s = work.scores[: r * rows, work.pad : work.pad + keys]
     p = work.weights[: r * rows, work.pad : work.pad + keys]
     torch.mm(q[:, start:stop].reshape(r * rows, -1), kt[:, low:high], out=s)
-    shape, strides = (r, rows, keys), (rows * s.stride(0), s.stride(0), 1)  # said outright: a size of 1 has no stride
+    shape, strides = (
+        (r, rows, keys),
+        (rows * s.stride(0), s.stride(0), 1),
+    )  # said outright: a size of 1 has no stride
     s3, p3 = s.as_strided(shape, strides), p.as_strided(shape, strides)
     if shaped(sequence):
         _shape_scores(s3, sequence, group, start, stop, low, high)
@@ -178,17 +183,23 @@ def strip(sequence: Sequence, group: int, start: int, stop: int, work: Workspace
     seen = _hide(s3, sequence, group, start, stop, low, high, work)
     if sequence.score.sigmoid:
         torch.sigmoid(s, out=p)  # sigmoid(HIDDEN) is exactly 0
-        return Strip(sequence, start, stop, low, high, s3, p3, s.new_zeros(r, rows), s.new_ones(r, rows), seen)
+        return Strip(
+            sequence, start, stop, low, high, s3, p3, s.new_zeros(r, rows), s.new_ones(r, rows), seen
+        )
     m = s.amax(1, keepdim=True) if keys else s.new_full((r * rows, 1), HIDDEN)
     empty = m == HIDDEN if seen is not None or sequence.blind(last) else None
     learned = None
     if sequence.score.sinks is not None:
-        learned = sequence.score.sinks[group * r : (group + 1) * r].to(s).repeat_interleave(rows)[:, None] * LOG2E
+        learned = (
+            sequence.score.sinks[group * r : (group + 1) * r].to(s).repeat_interleave(rows)[:, None] * LOG2E
+        )
         m = torch.maximum(m, learned)
     s -= m
     torch.exp2(s, out=p)
     if empty is not None:
-        p.masked_fill_(empty, 0)  # where nothing is visible m is HIDDEN itself, and exp2(0) would weigh every key
+        p.masked_fill_(
+            empty, 0
+        )  # where nothing is visible m is HIDDEN itself, and exp2(0) would weigh every key
     total = p3.sum(-1)
     if learned is not None:
         total += torch.exp2(learned - m).view(r, rows)
@@ -213,7 +224,9 @@ def prepared(sequence: Sequence, group: int, dtype: torch.dtype) -> tuple[Tensor
     return q, sequence.k[group].to(dtype).t(), sequence.v[group].to(dtype)
 
 
-def _shape_scores(s: Tensor, sequence: Sequence, group: int, start: int, stop: int, low: int, high: int) -> None:
+def _shape_scores(
+    s: Tensor, sequence: Sequence, group: int, start: int, stop: int, low: int, high: int
+) -> None:
     """Soft cap, then bias, in place."""
     if sequence.score.softcap is not None:
         s.div_(sequence.score.softcap).tanh_().mul_(sequence.score.softcap)

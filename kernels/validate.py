@@ -21,7 +21,9 @@ def validate(call: Attention, request: Request) -> None:
     q, k, v = call.q, call.k, call.v
     for name, tensor in (("q", q), ("k", k), ("v", v)):
         if tensor.ndim != 4:
-            raise KernelError(f"{name} has shape {list(tensor.shape)}; wanted four axes [batch, heads, positions, width]")
+            raise KernelError(
+                f"{name} has shape {list(tensor.shape)}; wanted four axes [batch, heads, positions, width]"
+            )
         if tensor.dtype not in DTYPES:
             raise KernelError(f"{name} is {tensor.dtype}; wanted one of float64, float32, bfloat16, float16")
         if tensor.dtype != q.dtype or tensor.device != q.device:
@@ -29,7 +31,9 @@ def validate(call: Attention, request: Request) -> None:
                 f"{name} is {tensor.dtype} on {tensor.device} but q is {q.dtype} on {q.device}; convert one of them"
             )
         if 0 in tensor.shape:
-            raise KernelError(f"{name} is empty: shape {list(tensor.shape)}; every axis needs at least one entry")
+            raise KernelError(
+                f"{name} is empty: shape {list(tensor.shape)}; every axis needs at least one entry"
+            )
     if k.shape[:3] != v.shape[:3] or k.shape[0] != q.shape[0] or k.shape[3] != q.shape[3]:
         raise KernelError(
             f"q {list(q.shape)}, k {list(k.shape)}, v {list(v.shape)} do not fit; "
@@ -46,18 +50,24 @@ def _validate_rules(call: Attention) -> None:
     if mask.window is not None and mask.window < 1:
         raise KernelError(f"window is {mask.window}; wanted at least 1, or None for no window")
     if mask.query_offset < 0:
-        raise KernelError(f"query_offset is {mask.query_offset}; wanted the position of query 0 among the keys, 0 or more")
+        raise KernelError(
+            f"query_offset is {mask.query_offset}; wanted the position of query 0 among the keys, 0 or more"
+        )
     if mask.lengths is not None:
         size, limit = tuple(mask.lengths.shape), call.k.shape[2]
         if size != (call.q.shape[0], 2):
-            raise KernelError(f"lengths has shape {list(size)}; wanted [{call.q.shape[0]}, 2], first and end of each row")
+            raise KernelError(
+                f"lengths has shape {list(size)}; wanted [{call.q.shape[0]}, 2], first and end of each row"
+            )
         spans = mask.lengths.tolist()
         if any(not 0 <= first <= end <= limit for first, end in spans):
             raise KernelError(f"lengths are {spans}; wanted 0 <= first <= end <= {limit}")
     if score.softcap is not None and score.softcap <= 0:
         raise KernelError(f"softcap is {score.softcap}; wanted a positive number, or None")
     if score.sinks is not None and tuple(score.sinks.shape) != (call.q.shape[1],):
-        raise KernelError(f"sinks has shape {list(score.sinks.shape)}; wanted [{call.q.shape[1]}], one logit a head")
+        raise KernelError(
+            f"sinks has shape {list(score.sinks.shape)}; wanted [{call.q.shape[1]}], one logit a head"
+        )
     if score.sinks is not None and score.sigmoid:
         raise KernelError("a learned sink beside sigmoid attention is not defined; drop one of them")
 
@@ -71,4 +81,6 @@ def _validate_request(call: Attention, request: Request) -> None:
     for name, lookup in request.lookups.items():
         shapes = tuple(lookup.query_label.shape), tuple(lookup.key_label.shape)
         if shapes != ((B, T), (B, S)):
-            raise KernelError(f"labels of lookup {name!r} have shapes {shapes}; wanted ({B}, {T}) and ({B}, {S})")
+            raise KernelError(
+                f"labels of lookup {name!r} have shapes {shapes}; wanted ({B}, {T}) and ({B}, {S})"
+            )

@@ -23,10 +23,15 @@ def pattern_window(call: Attention, rows: range, columns: range) -> Float[Tensor
     validate(call, Request())
     for name, span, limit in (("rows", rows, call.q.shape[2]), ("columns", columns, call.k.shape[2])):
         if span.step != 1 or not 0 <= span.start <= span.stop <= limit:
-            raise KernelError(f"{name} are {span.start}:{span.stop}:{span.step}; wanted a step of 1 within 0:{limit}")
+            raise KernelError(
+                f"{name} are {span.start}:{span.stop}:{span.step}; wanted a step of 1 within 0:{limit}"
+            )
     out = call.q.new_zeros(call.q.shape[0], call.q.shape[1], len(rows), len(columns), dtype=_dtype(call))
     for sequence in sequences(call):
-        first, last = max(0, rows.start - sequence.first_row), min(sequence.n_rows, rows.stop - sequence.first_row)
+        first, last = (
+            max(0, rows.start - sequence.first_row),
+            min(sequence.n_rows, rows.stop - sequence.first_row),
+        )
         for group, start, weights, low in _strips(sequence, first, last, out):
             left = max(columns.start - sequence.first_key, low)
             right = min(columns.stop - sequence.first_key, low + weights.shape[-1])
@@ -35,7 +40,12 @@ def pattern_window(call: Attention, rows: range, columns: range) -> Float[Tensor
             row = start + sequence.first_row - rows.start
             column = left + sequence.first_key - columns.start
             heads = slice(group * sequence.group, (group + 1) * sequence.group)
-            place = (sequence.index, heads, slice(row, row + weights.shape[1]), slice(column, column + right - left))
+            place = (
+                sequence.index,
+                heads,
+                slice(row, row + weights.shape[1]),
+                slice(column, column + right - left),
+            )
             out[place] = weights[..., left - low : right - low]
     return out
 
@@ -50,7 +60,9 @@ def strongest_pairs(
     """
     validate(call, Request())
     if not 0 <= head < call.q.shape[1] or count < 1:
-        raise KernelError(f"head {head}, count {count}; wanted a head below {call.q.shape[1]} and a count above 0")
+        raise KernelError(
+            f"head {head}, count {count}; wanted a head below {call.q.shape[1]} and a count above 0"
+        )
     B = call.q.shape[0]
     weight = torch.zeros(B, count, dtype=_dtype(call), device=call.q.device)
     query, key = torch.full_like(weight, -1, dtype=torch.long), torch.full_like(weight, -1, dtype=torch.long)
@@ -91,4 +103,9 @@ def _strips(
         work = Workspace(sequence.group, min(step, max(1, last - first)), sequence.n_keys, v)
         for start in range(first, last, step):
             part = strip(sequence, group, start, min(start + step, last), work, kt, q)
-            yield group, start, part.weights / part.total.clamp(min=torch.finfo(like.dtype).tiny)[..., None], part.low
+            yield (
+                group,
+                start,
+                part.weights / part.total.clamp(min=torch.finfo(like.dtype).tiny)[..., None],
+                part.low,
+            )

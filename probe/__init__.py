@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from probe.errors import ProbeError as ProbeError
     from probe.errors import ResultsError as ResultsError
     from probe.errors import TokensError as TokensError
+    from probe.look import pattern as pattern
+    from probe.look import top_pairs as top_pairs
     from probe.models import Loaded as Loaded
     from probe.models import list_models as list_models
     from probe.models import load as load
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from probe.planted import planted_gpt2 as planted_gpt2
     from probe.planted import planted_llama as planted_llama
     from probe.report import write_report as write_report
+    from probe.scan import scan as scan
     from probe.table import HeadTable as HeadTable
     from probe.tokens import natural_text as natural_text
 
@@ -35,6 +38,7 @@ _HOMES = {
     "probe.analyses.retrieval_ablation": ("AblationPlan",),
     "probe.analyses.retrieval_result": ("RetrievalResult",),
     "probe.errors": ("ModelError", "ProbeError", "ResultsError", "TokensError"),
+    "probe.look": ("pattern", "top_pairs"),
     "probe.models": ("Loaded", "list_models", "load"),
     "probe.planted": ("PLANTED_ROLES", "planted_gpt2", "planted_llama"),
     "probe.report": ("write_report",),

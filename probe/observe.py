@@ -17,7 +17,9 @@ def described(call: AttentionCall) -> Attention:
     rule = call.rule()
     bias = call.bias
 
-    def bias_block(rows: Int[Tensor, "rows"], columns: Int[Tensor, "columns"]) -> Float[Tensor, "B H rows columns"]:
+    def bias_block(
+        rows: Int[Tensor, "rows"], columns: Int[Tensor, "columns"]
+    ) -> Float[Tensor, "B H rows columns"]:
         if bias is None:
             raise ValueError(f"{call.site.name} gives no bias")
         return bias[..., rows, :][..., columns]
@@ -34,8 +36,12 @@ def described(call: AttentionCall) -> Attention:
 def observed(
     call: AttentionCall, request: Request, *, backend: str = "auto"
 ) -> tuple[Float[Tensor, "B H T Dv"], Statistics]:
-    """Output and statistics of a call: the output is the attention itself, so the model runs it once, not twice."""
-    return attention_statistics(described(call), request, backend=backend)
+    """Output and statistics of a call: the output is the attention itself, so the model runs it once, not twice.
+
+    Inside an edit (an enclosing instrument) the output is the edit's.
+    """
+    z, statistics = attention_statistics(described(call), request, backend=backend)
+    return (z if call.inner is None else call.attend()), statistics
 
 
 def token_lookups(tokens: Int[Tensor, "B T"]) -> dict[str, Lookup]:

@@ -44,8 +44,8 @@ class Running:
                     f"{type(model).__name__} has an encoder and a decoder; wanted a model with one stack; "
                     "give its encoder or its decoder alone"
                 )
-            spec = spec_of(model)  # type: ignore[arg-type]  # nn.Module narrowed by `is_lens_model`
-            self.sites = main_sites(attention.sites(model))  # type: ignore[arg-type]
+            spec = spec_of(model)  # type: ignore[arg-type]  # no TransformerLens model: `is_lens`
+            self.sites = main_sites(attention.sites(model))
             self.n_heads, self.n_kv_heads, self.n_ctx = spec.n_heads, spec.n_kv_heads, spec.n_ctx
             text = described.get_text_config()
             self.vocabulary = int(text.vocab_size)

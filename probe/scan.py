@@ -77,7 +77,14 @@ class _Scan:
     """One model, observed sequence by sequence; layers are reduced as they come, so nothing of a layer is kept."""
 
     def __init__(
-        self, running: Running, sinks: int, window: int, bands: int, backend: str, progress: Progress, steps: int
+        self,
+        running: Running,
+        sinks: int,
+        window: int,
+        bands: int,
+        backend: str,
+        progress: Progress,
+        steps: int,
     ) -> None:
         self.running, self.backend, self.progress = running, backend, progress
         self.request = Request(sinks=sinks, window=window, bands=bands)
@@ -134,7 +141,9 @@ class _Scan:
                 for name, mass in statistics.lookup.items():
                     chance = uniform_mass(call, request, chances)[name]
                     layer[name] = reduce.mean_rows(mass, matched[:, None] & (statistics.visible > 0))
-                    layer[f"{name}_chance"] = reduce.mean_rows(chance, matched[:, None]).expand_as(layer[name])
+                    layer[f"{name}_chance"] = reduce.mean_rows(chance, matched[:, None]).expand_as(
+                        layer[name]
+                    )
                 self.profiles.add(self.layer_of[call.site], statistics, position)
                 self.rows_without_key += int((statistics.visible[:, 0] == 0).sum())
             else:
@@ -191,8 +200,9 @@ def _gram(write: Float[Tensor, "H Dv d_model"]) -> Float[Tensor, "H Dv Dv"]:
 
 def _write_norms(heads: Float[Tensor, "B T HDv"], gram: Float[Tensor, "H Dv Dv"]) -> Float[Tensor, "B H T"]:
     """‖z W_O‖₂ of every head and token: sqrt(z · Gram · zᵀ)."""
-    z = heads.unflatten(2, (gram.shape[0], -1)).transpose(1, 2).to(gram.dtype)
-    return ((z @ gram) * z).sum(-1).clamp(min=0).sqrt()
+    z = heads.view(*heads.shape[:2], gram.shape[0], -1).transpose(1, 2).to(gram.dtype)
+    squares: Tensor = ((z @ gram) * z).sum(-1)
+    return squares.clamp(min=0).sqrt()
 
 
 def _metadata(
