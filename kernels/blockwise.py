@@ -306,7 +306,7 @@ class _Output:
             sink_mass=sink * inverse if ordered else nowhere,
             local_mass=local_mass if ordered else nowhere,
             sink_part=self._sink_part(inverse) if ordered else torch.full_like(self.local_part, torch.nan),
-            local_part=self.local_part if ordered else torch.full_like(self.local_part, torch.nan),
+            local_part=self.local_part.masked_fill_((blind | (not ordered))[..., None], torch.nan),
             lookup={name: value * inverse for name, value in self.lookup.items()},
             visible=self.visible,
             received=self.received,

@@ -109,8 +109,8 @@ def statistics(call: Attention, request: Request) -> tuple[Float[Tensor, "B H T 
         row_mass=mass(everything),
         sink_mass=mass(sink, call.mask.causal),
         local_mass=mass(local, call.mask.causal),
-        sink_part=_part(P * sink, v, call.mask.causal),
-        local_part=_part(P * local, v, call.mask.causal),
+        sink_part=_part(P * sink, v, seen, call.mask.causal),
+        local_part=_part(P * local, v, seen, call.mask.causal),
         lookup={name: mass(_matches(lookup, d)) for name, lookup in request.lookups.items()},
         visible=seen.sum(-1),
         received=P.sum(-2),
@@ -126,12 +126,9 @@ def _or_nan(value: Tensor, seen: Tensor, defined: bool) -> Tensor:
     return value.masked_fill(~seen.any(-1), torch.nan) if defined else torch.full_like(value, torch.nan)
 
 
-def _part(P: Tensor, v: Tensor, defined: bool) -> Tensor:
-    return (
-        P @ v
-        if defined
-        else torch.full((*P.shape[:3], v.shape[3]), torch.nan, device=P.device, dtype=P.dtype)
-    )
+def _part(P: Tensor, v: Tensor, seen: Tensor, defined: bool) -> Tensor:
+    part = P @ v
+    return part.masked_fill(~seen.any(-1)[..., None], torch.nan) if defined else torch.full_like(part, torch.nan)
 
 
 def _matches(lookup: Lookup, d: Tensor) -> Tensor:
