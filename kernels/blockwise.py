@@ -246,7 +246,7 @@ class _Output:
             zeros(B, H, S, dtype=torch.float64),
         )
         self.received_rows = zeros(B, H, S, dtype=torch.long)
-        square = self.bands and T == S
+        square = self.bands and T == S and call.mask.query_offset == 0
         self.thumbnail = zeros(B, H, self.bands, self.bands, dtype=torch.float64) if square else None
 
     def count(self, sequence: Sequence) -> None:

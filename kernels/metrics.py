@@ -26,14 +26,16 @@ def head_metrics(
     *,
     sink_rate_threshold: float = SINK_RATE_THRESHOLD,
     learned_sink: bool = False,
+    ordered: bool = True,
 ) -> dict[str, Float[Tensor, "B H"]]:
     """Every column of METRICS that one attention call decides, float64, NaN where not defined.
 
-    position: place of each query among its sequence's own tokens, −1 for padding. Lookups of the request appear
-    under their own names, over the queries that `lookup_rows` gives them elsewhere. The sink columns assume that
-    the sequence's first key is the call's first valid key.
+    position: place of each query among its sequence's own tokens, −1 for padding. ordered: whether the call is
+    causal; means over i >= 1 are over all valid queries where it is not. The request's lookups are
+    averaged elsewhere, as which queries count depends on the tokens. The sink columns assume that the sequence's
+    first key is the call's first valid key.
     """
-    s, later = statistics, (position >= 1)[:, None]
+    s, later = statistics, (position >= (1 if ordered else 0))[:, None]
     seen = s.visible > 0
     alpha = received_mean(s)
     first_key = (s.received_rows > 0).int().argmax(-1, keepdim=True)
@@ -78,7 +80,7 @@ def streaming(
 ) -> tuple[Float[Tensor, "B H T"], Float[Tensor, "B H"]]:
     """Mass on the kept keys, and Σ_i ‖z_i − z_i^keep‖² / Σ_i ‖z_i‖² (keep: sinks and window, renormalised).
 
-    A learned sink is kept, with v = 0. NaN where Σ‖z‖² is 0.
+    A learned sink is kept, with v = 0. The error is NaN where Σ‖z‖² is 0, and for sigmoid gates.
     """
     s = statistics
     mass = s.sink_mass + s.local_mass
@@ -88,7 +90,7 @@ def streaming(
     dropped = (z.to(kept.dtype) - kept).double().square().sum(-1)
     norm = z.double().square().sum(-1)
     seen = s.visible > 0
-    defined = ~mass.isnan() | ~seen
+    defined = ~(mass.isnan() | s.lse.isnan()) | ~seen  # sigmoid gates have no lse: nothing to renormalise
     error = torch.where(seen, dropped, 0).sum(-1) / torch.where(seen, norm, 0).sum(-1)
     return mass, error.masked_fill(~defined.all(-1), torch.nan)
 

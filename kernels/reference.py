@@ -86,7 +86,7 @@ def statistics(call: Attention, request: Request) -> tuple[Float[Tensor, "B H T 
     j = torch.arange(S, device=P.device)[None, None, None, :]
     d = (i - j).expand(B, 1, T, S)
     ordered = call.mask.causal and not call.score.sigmoid
-    normal = not call.score.sigmoid
+    normal, square = not call.score.sigmoid, T == S and call.mask.query_offset == 0
     sink = (j - start < request.sinks).expand(B, 1, T, S)
     near = (d >= 0) & (d < request.window)
     local = near & ~sink
@@ -118,7 +118,7 @@ def statistics(call: Attention, request: Request) -> tuple[Float[Tensor, "B H T 
         by_distance=_by_distance(P, i - start, d, S)
         if ordered
         else torch.full((B, H, S), torch.nan, device=P.device),
-        thumbnail=_thumbnails(P, call, request.bands) if request.bands and T == S else None,
+        thumbnail=_thumbnails(P, call, request.bands) if request.bands and square else None,
     )
 
 

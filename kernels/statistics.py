@@ -26,7 +26,8 @@ class Statistics:
     received: Σ_i P[i, k], float64.                      received_rows: number of queries that may see key k.
     by_distance: Σ over queries at positions >= 1 of P at distance d, float64, index d.
     thumbnail: [.., a, b] mean over the queries of band a of the mass on the keys of band b; band(i) =
-        ⌊bands · i / T⌋; NaN for a band that no query hits. None when not asked for, or when T != S.
+        ⌊bands · i / T⌋; NaN for a band that no query hits. None when not asked for, or when the
+        queries are not the keys (T != S, an offset).
     """
 
     lse: Float[Tensor, "B H T"]

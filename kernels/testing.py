@@ -82,7 +82,7 @@ def allowed_error(name: str, truth: Statistics, bound: Bound) -> Tensor | float:
     if name == "distance":
         return bound.unit * (bound.spread + 128 / FACTOR)
     if name == "local_mass":
-        return bound.unit * truth.local
+        return bound.unit * truth.local + TINY
     if name in ("sink_part", "local_part"):
         share = truth.sink_mass if name == "sink_part" else truth.local
         return bound.unit * bound.values * share[..., None] + TINY

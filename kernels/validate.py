@@ -53,6 +53,12 @@ def _validate_rules(call: Attention) -> None:
         raise KernelError(
             f"query_offset is {mask.query_offset}; wanted the position of query 0 among the keys, 0 or more"
         )
+    last, keys = mask.query_offset + call.q.shape[2] - 1, call.k.shape[2]
+    if mask.causal and mask.lengths is None and last >= keys:
+        raise KernelError(
+            f"the last query stands at position {last}, past the last of {keys} keys; "
+            "a causal query sees itself: wanted query_offset + queries <= keys"
+        )
     if mask.lengths is not None:
         size, limit = tuple(mask.lengths.shape), call.k.shape[2]
         if size != (call.q.shape[0], 2):
