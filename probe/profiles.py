@@ -15,13 +15,15 @@ class Profiles:
     """Running means, layer by layer and sequence by sequence, of METRICS' profiles.
 
     Positions, distances and bands that no sequence has are NaN; a mean is over the sequences that have them.
+    Distances past a sequence's end hold none of its mass: 0, so that the bins of `offset_mass` sum to 1.
     """
 
     def __init__(self, n_layers: int, n_heads: int) -> None:
         """Start empty; tensors grow with the longest sequence."""
         self.n_layers, self.n_heads = n_layers, n_heads
         self._sums: dict[str, list[_Mean]] = {
-            name: [_Mean() for _ in range(n_layers)] for name in ("received", "offset_mass", "thumbnail")
+            name: [_Mean(absent_is_zero=name == "offset_mass") for _ in range(n_layers)]
+            for name in ("received", "offset_mass", "thumbnail")
         }
         self._sink_other: list[np.ndarray] = []
         self._current = np.full((n_layers, n_heads), -1, dtype=np.int32)
@@ -54,9 +56,13 @@ class Profiles:
 
 
 class _Mean:
-    """Mean of arrays whose last axes may grow, NaN entries left out, float64 inside."""
+    """Mean of arrays whose last axis may grow, NaN entries left out, float64 inside.
 
-    def __init__(self) -> None:
+    absent_is_zero: a shorter array is 0 past its end; otherwise it does not count there.
+    """
+
+    def __init__(self, *, absent_is_zero: bool) -> None:
+        self.absent_is_zero = absent_is_zero
         self.total: Tensor | None = None
         self.count: Tensor | None = None
 
@@ -76,5 +82,6 @@ class _Mean:
     def value(self) -> np.ndarray:
         if self.total is None or self.count is None:
             raise ValueError("a mean over no sequence")
-        mean: np.ndarray = (self.total / self.count).float().numpy()
+        count = self.count[..., :1] if self.absent_is_zero else self.count
+        mean: np.ndarray = (self.total / count).float().numpy()
         return mean

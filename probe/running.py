@@ -37,7 +37,7 @@ class Running:
             self.n_kv_heads = int(described.n_key_value_heads or described.n_heads)
             self.n_ctx: int | None = int(described.n_ctx)
             self.vocabulary = int(described.d_vocab)
-            self.bos: int | None = None
+            self.bos: int | None = _lens_bos(model)
         else:
             if getattr(described, "is_encoder_decoder", False):
                 raise ModelError(
@@ -105,6 +105,14 @@ class Running:
         finally:
             for handle in handles:
                 handle.remove()
+
+
+def _lens_bos(model: nn.Module) -> int | None:
+    """BOS of the transformers model inside a bridge; of a HookedTransformer's tokenizer."""
+    inner: Any = getattr(model, "original_model", None)
+    owner = inner.config.get_text_config() if inner is not None else getattr(model, "tokenizer", None)
+    bos = getattr(owner, "bos_token_id", None)
+    return bos if isinstance(bos, int) else None
 
 
 def _shown(site: Site, write: Write) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:

@@ -132,22 +132,24 @@ class _Scan:
         matched = repeats(ids)
         layers: list[dict[str, Float[Tensor, "B H"]]] = [{} for _ in self.layer_of]
         chances: dict[object, dict[str, Float[Tensor, "B H T"]]] = {}
+        ordered = [True] * len(layers)
 
         def handler(call: AttentionCall) -> Tensor:
             z, statistics = observed(call, request, backend=self.backend)
-            layer = layers[self.layer_of[call.site]]
+            number, causal, sink = self.layer_of[call.site], call.rule().causal, call.sinks is not None
+            layer, ordered[number] = layers[number], causal
             if rows is None:
-                layer |= reduce.head_metrics(statistics, z, position, learned_sink=call.sinks is not None)
+                layer |= reduce.head_metrics(statistics, z, position, learned_sink=sink, ordered=causal)
+                # A lookup asks for earlier keys: without an order no query counts, and the mean is NaN.
+                matching = matched[:, None] & (statistics.visible > 0) & causal
                 for name, mass in statistics.lookup.items():
                     chance = uniform_mass(call, request, chances)[name]
-                    layer[name] = reduce.mean_rows(mass, matched[:, None] & (statistics.visible > 0))
-                    layer[f"{name}_chance"] = reduce.mean_rows(chance, matched[:, None]).expand_as(
-                        layer[name]
-                    )
-                self.profiles.add(self.layer_of[call.site], statistics, position)
+                    layer[name] = reduce.mean_rows(mass, matching)
+                    layer[f"{name}_chance"] = reduce.mean_rows(chance, matching[:, :1]).expand_as(layer[name])
+                self.profiles.add(number, statistics, position)
                 self.rows_without_key += int((statistics.visible[:, 0] == 0).sum())
             else:
-                second, later = (chosen[:, None].to(device) for chosen in rows)
+                second, later = (chosen[:, None].to(device) & causal for chosen in rows)
                 layer["previous_token"] = reduce.mean_rows(statistics.previous, second)
                 layer["duplicate_token"] = reduce.mean_rows(statistics.lookup["duplicate_token"], second)
                 layer["induction"] = reduce.mean_rows(statistics.lookup["induction"], later)
@@ -157,9 +159,9 @@ class _Scan:
             return z
 
         def write(site: Site, heads: Float[Tensor, "B T HDv"]) -> None:
-            layer = layers[self.layer_of[site]]
-            norms = _write_norms(heads, self.grams[site])
-            layer["output_norm"] = reduce.mean_rows(norms, (position >= 1)[:, None])
+            number = self.layer_of[site]
+            layer, norms = layers[number], _write_norms(heads, self.grams[site])
+            layer["output_norm"] = reduce.mean_rows(norms, (position >= int(ordered[number]))[:, None])
             sums = norms.double().sum(-1)
             layer["output_share"] = sums / sums.sum(-1, keepdim=True)
 
