@@ -1,0 +1,49 @@
+"""What every backend returns: each field's shape, dtype and place, as the class states them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields
+
+import pytest
+import torch
+
+from probe.kernels.dispatch import attention_statistics
+from probe.kernels.inputs import Attention, Request
+from probe.kernels.statistics import Statistics
+
+B, H, T, S, DV, BANDS = 2, 4, 12, 12, 5, 8
+ROWS = ("lse", "entropy", "max_weight", "distance", "first", "previous", "current", "local", "row_mass")
+SHAPES = {
+    **dict.fromkeys((*ROWS, "sink_mass", "local_mass", "visible"), (B, H, T)),
+    **dict.fromkeys(("sink_part", "local_part"), (B, H, T, DV)),
+    **dict.fromkeys(("received", "received_rows", "by_distance"), (B, H, S)),
+    "thumbnail": (B, H, BANDS, BANDS),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_every_field_has_the_stated_shape_and_dtype(
+    dtype: torch.dtype, call: Callable[..., Attention], request_for: Callable[..., Request]
+) -> None:
+    made = call(T, Dv=DV, dtype=dtype)
+    z, found = attention_statistics(made, request_for(made))
+    assert (z.shape, z.dtype) == ((B, H, T, DV), dtype)
+    rows = torch.float64 if dtype == torch.float64 else torch.float32
+    assert {entry.name for entry in fields(Statistics)} == {*SHAPES, "lookup"}
+    for name, shape in SHAPES.items():
+        value = getattr(found, name)
+        wanted = {"visible": torch.long, "received_rows": torch.long}.get(
+            name, torch.float64 if name in ("received", "by_distance", "thumbnail") else rows
+        )
+        assert (tuple(value.shape), value.dtype) == (shape, wanted), name
+    assert {name: (tuple(value.shape), value.dtype) for name, value in found.lookup.items()} == dict.fromkeys(
+        ("duplicate_token", "induction"), ((B, H, T), rows)
+    )
+
+
+def test_no_thumbnail_where_queries_are_not_the_keys(call: Callable[..., Attention]) -> None:
+    for backend in ("blockwise", "reference"):
+        for rule, settings in (("decoding", {}), ("causal", {"bands": 0})):
+            found = attention_statistics(call(T, rule=rule), Request(**settings), backend=backend)[1]
+            assert found.thumbnail is None

@@ -1,0 +1,149 @@
+"""The checker can fail: every kind of wrong answer is refused, and the right one passes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields, replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from probe.kernels import reference
+from probe.kernels.blockwise import blockwise
+from probe.kernels.inputs import Attention, Mask, Request
+from probe.kernels.statistics import Statistics
+from probe.kernels.testing import (
+    COUNTS,
+    Bound,
+    MismatchError,
+    assert_output_close,
+    assert_statistics_close,
+    bound_of,
+)
+
+Made = tuple[Attention, Request, Statistics, Statistics, Bound]
+NAMES = [entry.name for entry in fields(Statistics) if entry.name != "lookup"]
+NUMBERS = [name for name in NAMES if name not in COUNTS]
+
+
+@pytest.fixture(scope="module")
+def made(call: Callable[..., Attention], request_for: Callable[..., Request]) -> Made:
+    attention = call(40, rule="left padding", ratio=3)
+    request = request_for(attention)
+    truth, found = reference.statistics(attention, request)[1], blockwise(attention, request)[1]
+    return attention, request, found, truth, bound_of(attention)
+
+
+def spoilt(found: Statistics, name: str, change: Callable[[Tensor], Tensor]) -> Statistics:
+    value = getattr(found, name)
+    assert value is not None
+    return replace(found, **{name: change(value.clone())})
+
+
+def one(value: float) -> Callable[[Tensor], Tensor]:
+    """Put `value` on one entry that is a number."""
+
+    def change(tensor: Tensor) -> Tensor:
+        places = (~tensor.isnan()).flatten().nonzero()
+        tensor.view(-1)[places[len(places) // 2]] = value
+        return tensor
+
+    return change
+
+
+def refused(made: Made, wrong: Statistics, match: str) -> None:
+    with pytest.raises(MismatchError, match=match):
+        assert_statistics_close(wrong, made[3], made[4])
+
+
+def test_the_right_answer_passes_and_says_how_close_it_is(made: Made) -> None:
+    worst = assert_statistics_close(made[2], made[3], made[4])
+    assert set(worst) == {*NAMES, "lookup.duplicate_token", "lookup.induction"}
+    assert all(0 <= value <= 1 for value in worst.values())
+    assert max(worst.values()) > 0
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_one_part_in_ten_thousand_is_too_much(name: str, made: Made) -> None:
+    refused(made, spoilt(made[2], name, lambda value: value * (1 + 1e-4)), f"{name} is off by")
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+@pytest.mark.parametrize(("value", "match"), [(torch.nan, "NaN in other places"), (torch.inf, "infinite")])
+def test_nan_and_infinity_are_refused(name: str, value: float, match: str, made: Made) -> None:
+    refused(made, spoilt(made[2], name, one(value)), f"{name} is .*{match}")
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_a_number_where_nothing_is_defined_is_refused(name: str, made: Made) -> None:
+    if not getattr(made[2], name).isnan().any():
+        pytest.skip("defined everywhere")
+    refused(made, spoilt(made[2], name, lambda value: value.nan_to_num(0)), f"{name} is NaN in other places")
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_swapped_heads_are_refused(name: str, made: Made) -> None:
+    refused(made, spoilt(made[2], name, lambda value: value.roll(1, 1)), f"{name} is off by")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_another_dtype_is_refused(name: str, made: Made) -> None:
+    wrong = torch.float16 if name in NUMBERS else torch.int32
+    refused(made, spoilt(made[2], name, lambda value: value.to(wrong)), f"{name} is torch.{str(wrong)[6:]}; wanted")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_another_shape_and_an_empty_tensor_are_refused(name: str, made: Made) -> None:
+    refused(made, spoilt(made[2], name, lambda value: value[:1]), f"{name} has shape")
+    empty = made[2].lse[:0]
+    for statistics in (made[2], made[3]):
+        assert statistics.lse.numel()
+    with pytest.raises(MismatchError, match="not empty"):
+        assert_statistics_close(replace(made[2], lse=empty), replace(made[3], lse=empty), made[4])
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_a_count_that_is_off_by_one_is_refused(name: str, made: Made) -> None:
+    def change(value: Tensor) -> Tensor:
+        value.view(-1)[7] += 1
+        return value
+
+    refused(made, spoilt(made[2], name, change), f"{name} differs in 1 of")
+
+
+def test_missing_statistics_are_refused(made: Made) -> None:
+    refused(made, replace(made[2], lookup={}), "lookups are")
+    lookup = {**made[2].lookup, "induction": made[2].lookup["duplicate_token"]}
+    refused(made, replace(made[2], lookup=lookup), "lookup.induction is off by")
+    refused(made, replace(made[2], thumbnail=None), "thumbnail is missing")
+    with pytest.raises(MismatchError, match="thumbnail is there"):
+        assert_statistics_close(made[2], replace(made[3], thumbnail=None), made[4])
+
+
+def test_a_mask_that_is_off_by_one_is_refused(made: Made) -> None:
+    attention, request, _, truth, bound = made
+    mask = attention.mask
+    for wrong in (Mask(causal=False, lengths=mask.lengths), Mask(window=39, lengths=mask.lengths)):
+        with pytest.raises(MismatchError):
+            assert_statistics_close(blockwise(replace(attention, mask=wrong), request)[1], truth, bound)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.float64])
+def test_a_wrong_output_is_refused(dtype: torch.dtype, call: Callable[..., Attention]) -> None:
+    attention = call(20, dtype=dtype)
+    z, bound = reference.output(attention), bound_of(attention)
+    rounded = z.to(dtype)
+    assert assert_output_close(rounded, z, attention, bound) <= 1
+    step = 4 * max(torch.finfo(dtype).eps, 1e-4 if dtype == torch.float32 else 0)
+    for wrong in (z * (1 + step), z.roll(1, 1), z.masked_fill(z == z.max(), torch.nan)):
+        with pytest.raises(MismatchError):
+            assert_output_close(wrong.to(dtype), z, attention, bound)
+    with pytest.raises(MismatchError, match=r"z is torch.float\d+; wanted"):
+        assert_output_close(z.bfloat16() if dtype == torch.float64 else z, z, attention, bound)
+
+
+def test_the_bound_follows_the_largest_score(call: Callable[..., Attention]) -> None:
+    quiet, loud = bound_of(call(20, gain=1.0)), bound_of(call(20, gain=10.0))
+    assert 5 < (loud.unit - 16 * 2**-23) / (quiet.unit - 16 * 2**-23) < 11  # eps · 16 · max|s|, ten times the scores
+    assert bound_of(call(20, dtype=torch.float64)).unit < 1e-12
