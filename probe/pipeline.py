@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from probe.analyses.needles import NEEDLES, Needle, word_needles
-from probe.analyses.retrieval import LENGTHS, cost, retrieval
+from probe.analyses.retrieval import LENGTHS, cost, prepare, retrieval
 from probe.analyses.retrieval_ablation import STANDARD
 from probe.analyses.retrieval_result import RetrievalResult
 from probe.errors import TokensError
@@ -65,6 +65,8 @@ def run(job: Job, *, say: Say, progress: Progress = silent) -> Outcome:
     job = _filled(job, loaded)
     tokens = _tokens(job, loaded) if job.command != "retrieval" else None
     haystack = _haystack(job, loaded) if job.command != "scan" else None
+    if haystack is not None:
+        prepare(loaded, haystack, **_grid(job, loaded))
     seconds = {"load": time.monotonic() - begun}
     with results_folder(job.out, _asked(job, loaded, tokens, haystack), fresh=job.fresh) as results:
         say(_foretell(job, loaded, tokens, haystack))
@@ -79,7 +81,7 @@ def run(job: Job, *, say: Say, progress: Progress = silent) -> Outcome:
                 table.metadata["text"] = tokens.source
         if haystack is not None:
             with _timed(seconds, "retrieval"):
-                found = _retrieve(job, loaded, haystack, progress)
+                found = retrieval(loaded, haystack, progress=progress, **_grid(job, loaded))
         with _timed(seconds, "write"):
             _write(job, loaded, results, table, found, tokens, outcome)
         results.run = {"seconds": seconds, "machine": _machine(), "finished": _now()}
@@ -107,11 +109,12 @@ def _tokens(job: Job, loaded: Loaded) -> Tokens:
         return read_ids(job.tokens, vocabulary=_vocabulary(loaded), limit=limit)
     if loaded.tokenizer is None:
         raise TokensError(f"{loaded.name} has no tokenizer to read text with; give ids with --tokens")
-    text, source = _text(job, loaded, (job.context or CONTEXT) * job.sequences)
+    context = job.context or CONTEXT
+    text, source = _text(job, loaded, min(context, limit or context) * job.sequences)
     return cut_pieces(
         loaded.tokenizer,
         text,
-        length=job.context or CONTEXT,
+        length=context,
         sequences=job.sequences,
         bos=job.bos,
         limit=limit,
@@ -185,18 +188,16 @@ def _seconds_a_token(loaded: Loaded) -> float:
     return min(taken) / ids.numel()
 
 
-def _retrieve(job: Job, loaded: Loaded, haystack: str, progress: Progress) -> RetrievalResult:
-    return retrieval(
-        loaded,
-        haystack,
-        lengths=job.lengths or LENGTHS,
-        depths=job.depths,
-        trials=job.trials or TRIALS,
-        seed=job.seed,
-        bos=job.bos,
-        needles=_needles(job, loaded),
-        progress=progress,
-    )
+def _grid(job: Job, loaded: Loaded) -> dict[str, Any]:
+    """What a retrieval run is asked."""
+    return {
+        "lengths": job.lengths or LENGTHS,
+        "depths": job.depths,
+        "trials": job.trials or TRIALS,
+        "seed": job.seed,
+        "bos": job.bos,
+        "needles": _needles(job, loaded),
+    }
 
 
 def _write(

@@ -30,7 +30,7 @@ from probe.statistics import bootstrap
 from probe.tokens import natural_text
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel
 
 LENGTHS = (256, 512, 1024, 2048)
 DEPTHS = (0.0, 25.0, 50.0, 75.0, 100.0)
@@ -62,16 +62,14 @@ def retrieval(
     that cannot be measured.
     """
     loaded = model if isinstance(model, Loaded) else load(model)
-    tokenizer = _tokenizer(loaded)
     text = natural_text() if haystack is None else haystack
     if ablation is not None:
         ablation.check()
-    sites = _decoder_sites(loaded.model)
-    made = make_trials(
-        tokenizer, text, needles, lengths=lengths, depths=depths, trials=trials, seed=seed, bos=bos
+    made = prepare(
+        loaded, text, lengths=lengths, depths=depths, trials=trials, seed=seed, bos=bos, needles=needles
     )
-    _check_context(loaded.model, made)
-    measured = _measure_all(loaded.model, made, sites, _ends(loaded.model, tokenizer), progress)
+    sites = _decoder_sites(loaded.model)
+    measured = _measure_all(loaded.model, made, sites, _ends(loaded), progress)
     keys = _keys(loaded.model, sites)
     asked = {"lengths": list(lengths), "depths": list(depths), "trials": trials}
     metadata = _metadata(loaded, text, asked, bos, made, measured)
@@ -88,6 +86,28 @@ def retrieval(
     return result
 
 
+def prepare(
+    loaded: Loaded,
+    haystack: str,
+    *,
+    lengths: Sequence[int],
+    depths: Sequence[float],
+    trials: int,
+    seed: int = 0,
+    bos: bool = False,
+    needles: Sequence[Needle] = NEEDLES,
+) -> list[Trial]:
+    """The trials of `retrieval`, and all its refusals, before anything is run."""
+    if loaded.tokenizer is None:
+        raise ModelError(f"{loaded.name} has no tokenizer; needles are text: put one beside the weights")
+    _decoder_sites(loaded.model)
+    made = make_trials(
+        loaded.tokenizer, haystack, needles, lengths=lengths, depths=depths, trials=trials, seed=seed, bos=bos
+    )
+    _check_context(loaded.model, made)
+    return made
+
+
 def cost(lengths: Sequence[int], depths: Sequence[float], trials: int, ablation: AblationPlan | None) -> int:
     """Roughly how many tokens of a plain forward the whole costs: what a time is foretold from."""
     answer = 4
@@ -95,12 +115,6 @@ def cost(lengths: Sequence[int], depths: Sequence[float], trials: int, ablation:
     if ablation is None:
         return single
     return single + ablation.trials * min(lengths) * (1 + len(ablation.ks) * (1 + ablation.draws))
-
-
-def _tokenizer(loaded: Loaded) -> PreTrainedTokenizerBase:
-    if loaded.tokenizer is None:
-        raise ModelError(f"{loaded.name} has no tokenizer; needles are text: put one beside the weights")
-    return loaded.tokenizer
 
 
 def _decoder_sites(model: PreTrainedModel) -> list[Site]:
@@ -119,11 +133,11 @@ def _check_context(model: PreTrainedModel, made: Sequence[Trial]) -> None:
         )
 
 
-def _ends(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+def _ends(loaded: Loaded) -> frozenset[int]:
     """Every id that ends a text, by tokenizer, config and generation config."""
     found: list[int] = []
-    generation = getattr(model, "generation_config", None)
-    for owner in (tokenizer, model.config, generation):
+    generation = getattr(loaded.model, "generation_config", None)
+    for owner in (loaded.tokenizer, loaded.model.config, generation):
         value = getattr(owner, "eos_token_id", None)
         found += value if isinstance(value, (list, tuple)) else [] if value is None else [value]
     return frozenset(found)

@@ -67,7 +67,7 @@ def test_shuffled_twin_has_no_retrieval_heads():
     assert (twin.heads["n_retrieval"] == 0).all()
     assert twin.per_trial[["set", "paper"]].isna().all(axis=None)
     assert twin.heads["retrieval_forced"].notna().all()
-    # A head that looks anywhere at random copies a token with chance 1/60: of 48, 5 or more once in 800 heads.
+    # Looking anywhere at random copies a token with chance 1/60: 5 or more of 48 in one head of 800.
     assert twin.heads["retrieval_forced"].max() < 0.1
 
 
