@@ -16,7 +16,7 @@ def test_a_description_holds_the_models_own_tensors_and_stays_as_it_is(call: Cal
     again = Attention(made.q, made.k, made.v, made.mask, made.score)
     assert again.q.data_ptr() == made.q.data_ptr()
     with pytest.raises(FrozenInstanceError):
-        setattr(made.mask, "window", 3)
+        made.mask.__setattr__("window", 3)
 
 
 def test_defaults_are_those_of_a_causal_decoder() -> None:

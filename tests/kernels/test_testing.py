@@ -15,6 +15,7 @@ from probe.kernels.inputs import Attention, Mask, Request
 from probe.kernels.statistics import Statistics
 from probe.kernels.testing import (
     COUNTS,
+    SUMS,
     Bound,
     MismatchError,
     assert_output_close,
@@ -29,7 +30,8 @@ NUMBERS = [name for name in NAMES if name not in COUNTS]
 
 @pytest.fixture(scope="module")
 def made(call: Callable[..., Attention], request_for: Callable[..., Request]) -> Made:
-    attention = call(40, rule="left padding", ratio=3)
+    padded = call(40, rule="left padding", ratio=3)
+    attention = replace(padded, score=replace(padded.score, sinks=torch.linspace(-1, 3, 6)))
     request = request_for(attention)
     truth, found = reference.statistics(attention, request)[1], blockwise(attention, request)[1]
     return attention, request, found, truth, bound_of(attention)
@@ -75,10 +77,8 @@ def test_nan_and_infinity_are_refused(name: str, value: float, match: str, made:
     refused(made, spoilt(made[2], name, one(value)), f"{name} is .*{match}")
 
 
-@pytest.mark.parametrize("name", NUMBERS)
+@pytest.mark.parametrize("name", [name for name in NUMBERS if name not in SUMS])
 def test_a_number_where_nothing_is_defined_is_refused(name: str, made: Made) -> None:
-    if not getattr(made[2], name).isnan().any():
-        pytest.skip("defined everywhere")
     refused(made, spoilt(made[2], name, lambda value: value.nan_to_num(0)), f"{name} is NaN in other places")
 
 
@@ -135,11 +135,11 @@ def test_a_wrong_output_is_refused(dtype: torch.dtype, call: Callable[..., Atten
     z, bound = reference.output(attention), bound_of(attention)
     rounded = z.to(dtype)
     assert assert_output_close(rounded, z, attention, bound) <= 1
-    step = 4 * max(torch.finfo(dtype).eps, 1e-4 if dtype == torch.float32 else 0)
+    step = {torch.float32: 1e-4, torch.float16: 4e-3, torch.float64: 1e-10}[dtype]
     for wrong in (z * (1 + step), z.roll(1, 1), z.masked_fill(z == z.max(), torch.nan)):
         with pytest.raises(MismatchError):
             assert_output_close(wrong.to(dtype), z, attention, bound)
-    with pytest.raises(MismatchError, match=r"z is torch.float\d+; wanted"):
+    with pytest.raises(MismatchError, match=r"z is torch.b?float\d+; wanted"):
         assert_output_close(z.bfloat16() if dtype == torch.float64 else z, z, attention, bound)
 
 
