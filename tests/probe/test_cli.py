@@ -185,7 +185,7 @@ def test_interrupted_runs_leave_nothing_behind(sent, code, tmp_path):
 def test_reader_that_leaves_is_no_error():
     read, write = os.pipe()
     os.close(read)
-    process = started("models", stdout=write)
+    process = started("--help", stdout=write)
     _, errors = process.communicate(timeout=120)
     os.close(write)
     assert errors == ""
