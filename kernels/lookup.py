@@ -83,9 +83,7 @@ class Pairs:
         if kept is None:
             bounds = self.starts[strip.start : strip.stop + 1]
             column = self.columns[bounds[0] : bounds[-1]].long() - strip.low
-            row = torch.repeat_interleave(
-                torch.arange(strip.stop - strip.start, device=column.device), bounds.diff()
-            )
+            row = torch.repeat_interleave(torch.arange(strip.stop - strip.start, device=column.device), bounds.diff())
             inside = (column >= 0) & (column < strip.high - strip.low)
             kept = self.places[key] = self._places(strip, row[inside], column[inside])
         return kept

@@ -115,9 +115,7 @@ def statistics(call: Attention, request: Request) -> tuple[Float[Tensor, "B H T 
         visible=seen.sum(-1),
         received=P.sum(-2),
         received_rows=seen.sum(-2),
-        by_distance=_by_distance(P, i - start, d, S)
-        if ordered
-        else torch.full((B, H, S), torch.nan, device=P.device),
+        by_distance=_by_distance(P, i - start, d, S) if ordered else torch.full((B, H, S), torch.nan, device=P.device),
         thumbnail=_thumbnails(P, call, request.bands) if request.bands and square else None,
     )
 

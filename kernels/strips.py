@@ -73,6 +73,18 @@ class Sequence:
                 high = min(high, position + self.window)
         return min(low, high), high
 
+    def spans(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """`span` of every row at once: first and last-plus-one visible key, each [T]."""
+        position = torch.arange(self.n_rows, device=device) + self.offset
+        low, high = torch.zeros_like(position), torch.full_like(position, self.n_keys)
+        if self.causal:
+            high = torch.minimum(high, position + 1)
+        if self.window is not None:
+            low = (position - self.window + 1).clamp(min=0)
+            if not self.causal:
+                high = torch.minimum(high, position + self.window)
+        return torch.minimum(low, high), high
+
     def blind(self, position: int) -> bool:
         """Whether the rules alone show nothing to the query at `position` (a query far past the last key)."""
         low, high = self.span(position)
@@ -108,6 +120,14 @@ def sequences(call: Attention) -> list[Sequence]:
     return out
 
 
+def rows_per_strip(sequence: Sequence) -> int:
+    """Rows of a strip: about 256 rows over the heads of a group, a power of two between 16 and 128.
+
+    From the shapes alone: equal shapes give equal bits. Twice as many were slower wherever they outgrow the cache.
+    """
+    return max(16, min(128, 1 << int(math.log2(max(16, 256 / sequence.group)))))
+
+
 class Workspace:
     """Two reusable buffers, [heads · rows, pad + keys], for the scores and the weights of a strip, and its masks."""
 
@@ -121,13 +141,19 @@ class Workspace:
         self.ahead, self.behind = square.triu(1), square.tril(-1)
 
 
+def workspace(served: list[Sequence], like: Tensor) -> Workspace:
+    """Buffers large enough for the strips of any of these sequences (of one call, so of one group size)."""
+    rows = max(min(rows_per_strip(sequence), sequence.n_rows) for sequence in served)
+    return Workspace(served[0].group, rows, max(sequence.n_keys for sequence in served), like)
+
+
 @dataclass(frozen=True)
 class Strip:
     """Unnormalised weights of rows [start, stop) of one group against keys [low, high).
 
     scores: (s − shift) · log2 e where visible. weights: exp(s − shift), exactly 0 where not (gates, for sigmoid).
-    shift: row maximum, times log2 e. total: what normalises, Σ weights with a learned sink; 1 for sigmoid. seen: None where the rule shows all of
-    [low, span end); otherwise the visible entries.
+    shift: row maximum, times log2 e. total: what normalises, Σ weights with a learned sink; 1 for sigmoid.
+    seen: the visible entries, where a rule beyond causal and window says so; else None.
     """
 
     sequence: Sequence
@@ -152,14 +178,10 @@ class Strip:
         first_position = self.start + self.sequence.offset
         distances = first_position + rows - self.low
         offset = self.weights.storage_offset() + (first_position - self.low) - (distances - 1)
-        return self.weights.as_strided(
-            (self.weights.shape[0], rows, distances), (r_stride, stride + 1, 1), offset
-        )
+        return self.weights.as_strided((self.weights.shape[0], rows, distances), (r_stride, stride + 1, 1), offset)
 
 
-def strip(
-    sequence: Sequence, group: int, start: int, stop: int, work: Workspace, kt: Tensor, q: Tensor
-) -> Strip:
+def strip(sequence: Sequence, group: int, start: int, stop: int, work: Workspace, kt: Tensor, q: Tensor) -> Strip:
     """Scores, mask, maximum and exponentials of one strip.
 
     kt and q come from `prepared`, in the dtype of `work`.
@@ -183,23 +205,17 @@ def strip(
     seen = _hide(s3, sequence, group, start, stop, low, high, work)
     if sequence.score.sigmoid:
         torch.sigmoid(s, out=p)  # sigmoid(HIDDEN) is exactly 0
-        return Strip(
-            sequence, start, stop, low, high, s3, p3, s.new_zeros(r, rows), s.new_ones(r, rows), seen
-        )
+        return Strip(sequence, start, stop, low, high, s3, p3, s.new_zeros(r, rows), s.new_ones(r, rows), seen)
     m = s.amax(1, keepdim=True) if keys else s.new_full((r * rows, 1), HIDDEN)
     empty = m == HIDDEN if seen is not None or sequence.blind(last) else None
     learned = None
     if sequence.score.sinks is not None:
-        learned = (
-            sequence.score.sinks[group * r : (group + 1) * r].to(s).repeat_interleave(rows)[:, None] * LOG2E
-        )
+        learned = sequence.score.sinks[group * r : (group + 1) * r].to(s).repeat_interleave(rows)[:, None] * LOG2E
         m = torch.maximum(m, learned)
     s -= m
     torch.exp2(s, out=p)
     if empty is not None:
-        p.masked_fill_(
-            empty, 0
-        )  # where nothing is visible m is HIDDEN itself, and exp2(0) would weigh every key
+        p.masked_fill_(empty, 0)  # where nothing is visible m is HIDDEN itself, and exp2(0) would weigh every key
     total = p3.sum(-1)
     if learned is not None:
         total += torch.exp2(learned - m).view(r, rows)
@@ -211,7 +227,11 @@ def shaped(sequence: Sequence) -> bool:
     return sequence.score.softcap is not None or sequence.bias is not None
 
 
-def prepared(sequence: Sequence, group: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+Prepared = tuple[Float[Tensor, "r T D"], Float[Tensor, "D S"], Float[Tensor, "S Dv"]]
+"""q times its scale, k transposed, v of one group: see `prepared`."""
+
+
+def prepared(sequence: Sequence, group: int, dtype: torch.dtype) -> Prepared:
     """q [r, T, D] of a group times its scale, k transposed [D, S], v [S, Dv], in `dtype`.
 
     The factor log2(e) goes into q where nothing acts between q·k and the softmax, else `strip` applies it after.
@@ -224,9 +244,7 @@ def prepared(sequence: Sequence, group: int, dtype: torch.dtype) -> tuple[Tensor
     return q, sequence.k[group].to(dtype).t(), sequence.v[group].to(dtype)
 
 
-def _shape_scores(
-    s: Tensor, sequence: Sequence, group: int, start: int, stop: int, low: int, high: int
-) -> None:
+def _shape_scores(s: Tensor, sequence: Sequence, group: int, start: int, stop: int, low: int, high: int) -> None:
     """Soft cap, then bias, in place."""
     if sequence.score.softcap is not None:
         s.div_(sequence.score.softcap).tanh_().mul_(sequence.score.softcap)
@@ -265,7 +283,7 @@ def _hide(
 
 
 def _of_group(block: Tensor, sequence: Sequence, group: int) -> Tensor:
-    """[#B, #H, rows, columns] (or fewer leading axes) -> the part of this sequence and these heads, [#r, rows, columns]."""
+    """[#B, #H, rows, columns] (or fewer leading axes) -> this sequence's and these heads' part, [#r, rows, columns]."""
     block = block[(None,) * (4 - block.ndim)]
     block = block[sequence.index if block.shape[0] > 1 else 0]
     r = sequence.group

@@ -31,9 +31,7 @@ def validate(call: Attention, request: Request) -> None:
                 f"{name} is {tensor.dtype} on {tensor.device} but q is {q.dtype} on {q.device}; convert one of them"
             )
         if 0 in tensor.shape:
-            raise KernelError(
-                f"{name} is empty: shape {list(tensor.shape)}; every axis needs at least one entry"
-            )
+            raise KernelError(f"{name} is empty: shape {list(tensor.shape)}; every axis needs at least one entry")
     if k.shape[:3] != v.shape[:3] or k.shape[0] != q.shape[0] or k.shape[3] != q.shape[3]:
         raise KernelError(
             f"q {list(q.shape)}, k {list(k.shape)}, v {list(v.shape)} do not fit; "
@@ -71,9 +69,7 @@ def _validate_rules(call: Attention) -> None:
     if score.softcap is not None and score.softcap <= 0:
         raise KernelError(f"softcap is {score.softcap}; wanted a positive number, or None")
     if score.sinks is not None and tuple(score.sinks.shape) != (call.q.shape[1],):
-        raise KernelError(
-            f"sinks has shape {list(score.sinks.shape)}; wanted [{call.q.shape[1]}], one logit a head"
-        )
+        raise KernelError(f"sinks has shape {list(score.sinks.shape)}; wanted [{call.q.shape[1]}], one logit a head")
     if score.sinks is not None and score.sigmoid:
         raise KernelError("a learned sink beside sigmoid attention is not defined; drop one of them")
 
@@ -87,6 +83,4 @@ def _validate_request(call: Attention, request: Request) -> None:
     for name, lookup in request.lookups.items():
         shapes = tuple(lookup.query_label.shape), tuple(lookup.key_label.shape)
         if shapes != ((B, T), (B, S)):
-            raise KernelError(
-                f"labels of lookup {name!r} have shapes {shapes}; wanted ({B}, {T}) and ({B}, {S})"
-            )
+            raise KernelError(f"labels of lookup {name!r} have shapes {shapes}; wanted ({B}, {T}) and ({B}, {S})")

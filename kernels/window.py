@@ -8,9 +8,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from probe.kernels.blockwise import rows_per_strip
 from probe.kernels.inputs import Attention, Request
-from probe.kernels.strips import Sequence, Workspace, prepared, sequences, strip
+from probe.kernels.strips import Sequence, Workspace, prepared, rows_per_strip, sequences, strip
 from probe.kernels.validate import KernelError, validate
 
 
@@ -23,9 +22,7 @@ def pattern_window(call: Attention, rows: range, columns: range) -> Float[Tensor
     validate(call, Request())
     for name, span, limit in (("rows", rows, call.q.shape[2]), ("columns", columns, call.k.shape[2])):
         if span.step != 1 or not 0 <= span.start <= span.stop <= limit:
-            raise KernelError(
-                f"{name} are {span.start}:{span.stop}:{span.step}; wanted a step of 1 within 0:{limit}"
-            )
+            raise KernelError(f"{name} are {span.start}:{span.stop}:{span.step}; wanted a step of 1 within 0:{limit}")
     out = call.q.new_zeros(call.q.shape[0], call.q.shape[1], len(rows), len(columns), dtype=_dtype(call))
     for sequence in sequences(call):
         first, last = (
@@ -60,9 +57,7 @@ def strongest_pairs(
     """
     validate(call, Request())
     if not 0 <= head < call.q.shape[1] or count < 1:
-        raise KernelError(
-            f"head {head}, count {count}; wanted a head below {call.q.shape[1]} and a count above 0"
-        )
+        raise KernelError(f"head {head}, count {count}; wanted a head below {call.q.shape[1]} and a count above 0")
     B = call.q.shape[0]
     weight = torch.zeros(B, count, dtype=_dtype(call), device=call.q.device)
     query, key = torch.full_like(weight, -1, dtype=torch.long), torch.full_like(weight, -1, dtype=torch.long)
@@ -70,7 +65,7 @@ def strongest_pairs(
         b, group = sequence.index, head // sequence.group
         for g, start, weights, low in _strips(sequence, 0, sequence.n_rows, weight, only=group):
             own = weights[head - g * sequence.group]
-            best, place = own.flatten().topk(min(count, own.numel()))
+            best, place = _largest(own.flatten(), count)
             new_query = place // own.shape[1] + start + sequence.first_row
             new_key = place % own.shape[1] + low + sequence.first_key
             every = torch.cat([weight[b], best])
@@ -80,6 +75,14 @@ def strongest_pairs(
             weight[b] = every[chosen]
             query[b], key[b] = torch.where(real, queries[chosen], -1), torch.where(real, keys[chosen], -1)
     return weight, query, key
+
+
+def _largest(weights: Float[Tensor, "entries"], count: int) -> tuple[Float[Tensor, "n"], Int[Tensor, "n"]]:
+    """The `count` largest entries and their places; `topk` may take any of equal ones, this takes the first."""
+    least = weights.topk(min(count, weights.numel())).values[-1]
+    above = (weights > least).nonzero()[:, 0]
+    place = torch.cat([above, (weights == least).nonzero()[: count - above.numel(), 0]])
+    return weights[place], place
 
 
 def _ordered(weight: Tensor, query: Tensor, key: Tensor) -> Tensor:
@@ -97,7 +100,7 @@ def _strips(
     sequence: Sequence, first: int, last: int, like: Tensor, only: int | None = None
 ) -> Iterator[tuple[int, int, Float[Tensor, "r rows keys"], int]]:
     """(group, first row, normalised weights [r, rows, keys], first key) of every strip of rows [first, last)."""
-    step = rows_per_strip(sequence.group)
+    step = rows_per_strip(sequence)
     for group in range(sequence.k.shape[0]) if only is None else (only,):
         q, kt, v = prepared(sequence, group, like.dtype)
         work = Workspace(sequence.group, min(step, max(1, last - first)), sequence.n_keys, v)

@@ -1,0 +1,149 @@
+"""Raw sums of a call, filled strip by strip, and the arithmetic that turns them into statistics once at the end."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from probe.kernels.inputs import Attention, Request
+from probe.kernels.statistics import Statistics
+from probe.kernels.strips import Sequence, rows_per_strip, sequences
+
+LN2 = math.log(2)
+
+FIELDS = (
+    "total",
+    "mass",
+    "shift",
+    "peak",
+    "surprise",
+    "first",
+    "previous",
+    "current",
+    "local",
+    "distance",
+)
+"""Row sums kept before normalisation: what normalises; Σ w; row maximum · log2 e; max w (both where a sink or a
+sigmoid sets them apart from `total` and 1); Σ w (s − m) · log2 e; single weights; Σ w of the window; Σ w (i₀ − j),
+i₀ the first row of the strip."""
+
+
+class Raw:
+    """Tensors of the answer: z [B, H, T, Dv], rows [fields, B, H, T], sums over rows by key, distance and band."""
+
+    def __init__(self, call: Attention, request: Request, dtype: torch.dtype) -> None:
+        """Zeroed, in `dtype` (sums over rows in float64)."""
+        (B, H, T, _), S, Dv, device = call.q.shape, call.k.shape[2], call.v.shape[3], call.q.device
+        self.dtype, self.bands, self.call, self.request = dtype, request.bands, call, request
+
+        def zeros(*shape: int, dtype: torch.dtype = dtype) -> Tensor:
+            return torch.zeros(shape, dtype=dtype, device=device)
+
+        self.z, self.local_part = zeros(B, H, T, Dv), zeros(B, H, T, Dv)
+        self.rows = zeros(len(FIELDS), B, H, T)
+        self.sink_weights = zeros(B, H, T, min(request.sinks, S))
+        self.lookup = {name: zeros(B, H, T) for name in request.lookups}
+        self.visible = zeros(B, H, T, dtype=torch.long)
+        self.received = zeros(B, H, S, dtype=torch.float64)
+        self.by_distance = zeros(B, H, S, dtype=torch.float64)
+        self.received_rows = zeros(B, H, S, dtype=torch.long)
+        square = self.bands and T == S and call.mask.query_offset == 0
+        self.thumbnail = zeros(B, H, self.bands, self.bands, dtype=torch.float64) if square else None
+
+    def count(self, sequence: Sequence) -> None:
+        """Visible keys a row and visible rows a key, from the rules alone (no [T, S] mask)."""
+        if sequence.allowed is not None:
+            return
+        low, high = sequence.spans(self.z.device)
+        rows = slice(sequence.first_row, sequence.first_row + sequence.n_rows)
+        self.visible[sequence.index, :, rows] = high - low
+        edges = torch.zeros(sequence.n_keys + 1, dtype=torch.long, device=self.z.device)
+        ones = torch.ones_like(low)
+        edges.index_add_(0, low, ones).index_add_(0, high, -ones)
+        keys = slice(sequence.first_key, sequence.first_key + sequence.n_keys)
+        self.received_rows[sequence.index, :, keys] = edges.cumsum(0)[:-1]
+
+    def finish(self) -> Statistics:
+        """Normalise the raw sums; rows that see no key are NaN."""
+        raw, blind = dict(zip(FIELDS, self.rows.unbind(0), strict=True)), self.visible == 0
+        normal, ordered = not self.call.score.sigmoid, self.call.mask.causal
+        inverse = raw["total"].reciprocal().masked_fill_(blind, torch.nan)
+        nowhere = torch.full_like(inverse, torch.nan)
+        summed = self.call.score.sinks is not None or not normal
+        mass = raw["mass"] if summed else raw["total"]
+        log_total = raw["total"].log()
+        local_mass = (raw["local"] - self._sinks_in_window(raw["local"])) * inverse
+        unseen = (blind | (not ordered))[..., None]
+        by_distance = self.by_distance if normal and ordered else torch.full_like(self.by_distance, torch.nan)
+        return Statistics(
+            lse=(raw["shift"] * LN2 + log_total).masked_fill(blind, torch.nan) if normal else nowhere,
+            # −Σ P log P = −Σ P (s − m) + (Σ P) log(total); rebased at the row maximum nothing cancels.
+            entropy=(mass * log_total - raw["surprise"] * LN2) * inverse if normal else nowhere,
+            max_weight=(raw["peak"] if summed else 1) * inverse if normal else nowhere,
+            distance=(raw["distance"] + mass * self._row_in_strip()) * inverse if normal and ordered else nowhere,
+            first=raw["first"] * inverse,
+            previous=raw["previous"] * inverse if ordered else nowhere,
+            current=raw["current"] * inverse if ordered else nowhere,
+            local=raw["local"] * inverse if ordered else nowhere,
+            row_mass=mass * inverse,
+            sink_mass=self.sink_weights.sum(-1) * inverse if ordered else nowhere,
+            local_mass=local_mass if ordered else nowhere,
+            sink_part=self._sink_part(inverse) if ordered else torch.full_like(self.local_part, torch.nan),
+            local_part=self.local_part.masked_fill_(unseen, torch.nan),
+            lookup={name: value * inverse for name, value in self.lookup.items()},
+            visible=self.visible,
+            received=self.received,
+            received_rows=self.received_rows,
+            by_distance=by_distance,
+            thumbnail=self._mean_thumbnail(),
+        )
+
+    def _row_in_strip(self) -> Float[Tensor, "B 1 T"]:
+        step = torch.zeros(self.rows.shape[1], 1, self.rows.shape[3], dtype=self.dtype, device=self.z.device)
+        for sequence in sequences(self.call):
+            own = torch.arange(sequence.n_rows, device=step.device) % rows_per_strip(sequence)
+            step[sequence.index, :, sequence.first_row : sequence.first_row + sequence.n_rows] = own.to(step)
+        return step
+
+    def _sinks_in_window(self, like: Float[Tensor, "B H T"]) -> Float[Tensor, "B H T"]:
+        """Weight of the sinks that also lie in the window: counted once, as sinks."""
+        both = torch.zeros_like(like)
+        for sequence in sequences(self.call):
+            j = torch.arange(min(self.sink_weights.shape[-1], sequence.n_keys), device=both.device)
+            n = min(sequence.n_rows, max(0, self.request.window + len(j) - sequence.offset))
+            i = torch.arange(n, device=both.device)[:, None] + sequence.offset
+            place = (sequence.index, slice(None), slice(sequence.first_row, sequence.first_row + n))
+            both[place] = (self.sink_weights[place][..., : len(j)] * (i - j < self.request.window)).sum(-1)
+        return both
+
+    def _sink_part(self, inverse: Float[Tensor, "B H T"]) -> Float[Tensor, "B H T Dv"]:
+        """Σ over the sinks of P v: a few columns, so once for all rows."""
+        part = torch.zeros_like(self.local_part)
+        for sequence in sequences(self.call):
+            n = min(self.sink_weights.shape[-1], sequence.n_keys)
+            v = sequence.v[:, :n].to(self.dtype).repeat_interleave(sequence.group, 0)
+            place = (
+                sequence.index,
+                slice(None),
+                slice(sequence.first_row, sequence.first_row + sequence.n_rows),
+            )
+            part[place] = self.sink_weights[place][..., :n] @ v
+        return part.mul_(inverse[..., None])
+
+    def _mean_thumbnail(self) -> Tensor | None:
+        if self.thumbnail is None:
+            return None
+        for b, n in enumerate(_own_lengths(self.call)):
+            hits = torch.bincount(self.bands * torch.arange(n) // max(n, 1), minlength=self.bands)
+            rows = hits.to(self.thumbnail)[:, None]
+            self.thumbnail[b] = torch.where(rows > 0, self.thumbnail[b] / rows, torch.nan)
+        return self.thumbnail
+
+
+def _own_lengths(call: Attention) -> list[int]:
+    if call.mask.lengths is None:
+        return [call.q.shape[2]] * call.q.shape[0]
+    return [end - first for first, end in call.mask.lengths.tolist()]
