@@ -90,14 +90,10 @@ def instrument(
             config._attn_implementation = implementation
 
 
-def _chosen(
-    found: list[Site], layers: Collection[int] | None, wanted: Callable[[Site], bool] | None
-) -> list[Site]:
+def _chosen(found: list[Site], layers: Collection[int] | None, wanted: Callable[[Site], bool] | None) -> list[Site]:
     missing = sorted(set(layers or ()) - {site.layer for site in found})
     if missing:
-        raise HookError(
-            f"no attention in layers {missing}; the model has it in {sorted({s.layer for s in found})}"
-        )
+        raise HookError(f"no attention in layers {missing}; the model has it in {sorted({s.layer for s in found})}")
     studied = [s for s in found if (layers is None or s.layer in layers) and (wanted is None or wanted(s))]
     if not studied:
         raise HookError(f"no attention site chosen; the model has {len(found)}, such as {found[0].name}")
@@ -157,9 +153,7 @@ def _run(call: AttentionCall, sessions: list[_Session]) -> tuple[Tensor, Tensor 
     result = session.handler(call)
     z, pattern = result if isinstance(result, tuple) else (result, call.inner_pattern)
     if outer and not call.asked:
-        raise HookError(
-            f"{call.site.name}: the handler did not call attend(), so the enclosing instrument was lost"
-        )
+        raise HookError(f"{call.site.name}: the handler did not call attend(), so the enclosing instrument was lost")
     wanted = (*call.q.shape[:3], call.v.shape[-1])
     if not isinstance(z, Tensor) or z.shape != wanted or z.dtype != call.q.dtype:
         got = f"{tuple(z.shape)} {z.dtype}" if isinstance(z, Tensor) else type(z).__name__
@@ -206,9 +200,7 @@ def _describe(
     )
 
 
-def _masks(
-    site: Site, mask: object, bias: object, queries: int, keys: int
-) -> tuple[LazyMask | None, Tensor | None]:
+def _masks(site: Site, mask: object, bias: object, queries: int, keys: int) -> tuple[LazyMask | None, Tensor | None]:
     total = bias if isinstance(bias, Tensor) else None
     if mask is None or isinstance(mask, LazyMask):
         lazy = mask
@@ -219,9 +211,7 @@ def _masks(
     else:
         raise HookError(f"{site.name}: attention mask of type {type(mask).__name__}; wanted a tensor or none")
     if lazy is not None and (lazy.queries, lazy.keys) != (queries, keys):
-        raise HookError(
-            f"{site.name}: mask of {lazy.queries} x {lazy.keys} for {queries} queries and {keys} keys"
-        )
+        raise HookError(f"{site.name}: mask of {lazy.queries} x {lazy.keys} for {queries} queries and {keys} keys")
     return lazy, total
 
 

@@ -33,9 +33,7 @@ def z_bound(call: AttentionCall) -> float:
     return (weights + _gamma(call.k.shape[2] + 4) + 4 * unit) * float(call.v.abs().max())
 
 
-def output_bound(
-    entered: Tensor, weight: Tensor, bias: Tensor | None, z_error: float, dtype: torch.dtype
-) -> Tensor:
+def output_bound(entered: Tensor, weight: Tensor, bias: Tensor | None, z_error: float, dtype: torch.dtype) -> Tensor:
     """Largest error of entered @ weight + bias, each output; entered [T, H*Dv], weight [H*Dv, d_model].
 
     z_error: how far `entered` itself may be off.

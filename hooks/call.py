@@ -83,9 +83,7 @@ class AttentionCall:
         """The mask in the words of the kernels; see `LazyMask.rule`. The bias is not part of it."""
         if self.mask is not None:
             return self.mask.rule(cross=self.site.kind == "cross")
-        return MaskRule(
-            self.causal, None, self.k.shape[2] - self.q.shape[2] if self.causal else 0, None, None
-        )
+        return MaskRule(self.causal, None, self.k.shape[2] - self.q.shape[2] if self.causal else 0, None, None)
 
     def pattern(
         self, rows: Int[Tensor, "rows"] | None = None, *, dtype: torch.dtype | None = None

@@ -25,9 +25,7 @@ def fused_attention(call: AttentionCall) -> Float[Tensor, "B H T Dv"]:
     """
     mask = None if call.mask is None else call.mask.sdpa()
     queries, keys = call.q.shape[2], call.k.shape[2]
-    causal = (
-        mask is None and queries > 1 and (call.causal if call.mask is None else call.mask.causal_when_skipped)
-    )
+    causal = mask is None and queries > 1 and (call.causal if call.mask is None else call.mask.causal_when_skipped)
     k, v, bias = call.k, call.v, call.bias
     if causal and queries != keys:
         if call.mask is None or keys < queries:
@@ -47,9 +45,7 @@ def fused_attention(call: AttentionCall) -> Float[Tensor, "B H T Dv"]:
     return _sdpa(call.q, k, v, mask, causal, call.scale, call.dropout)
 
 
-def _sdpa(
-    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, scale: float, dropout: float
-) -> Tensor:
+def _sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, scale: float, dropout: float) -> Tensor:
     group = q.shape[1] // k.shape[1]
     # As transformers decides: elsewhere a grouped call falls back to a kernel that writes T x S scores.
     grouped = group > 1 and mask is None and k.shape[-1] == v.shape[-1] <= 256
@@ -72,18 +68,14 @@ def _bias_mask(bias: Tensor, mask: Tensor | None, causal: bool, keys: int) -> Te
     return torch.where(mask, bias, floor) if mask.dtype == torch.bool else bias + mask
 
 
-def _with_sinks(
-    call: AttentionCall, sinks: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool
-) -> Tensor:
+def _with_sinks(call: AttentionCall, sinks: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
     """A learned sink is one more key that scores sinks[h] with every query of head h, and has v = 0.
 
     Lanes added to q (sinks[h] / scale) and k (1 at that key only) make it so per query head without repeating
     keys, with gradients, in the fused kernel. The key goes first, with a query of its own if causal.
     """
     q = torch.nn.functional.pad(call.q, (0, SINK_LANES))
-    lane = torch.nn.functional.one_hot(torch.tensor(call.q.shape[-1], device=q.device), q.shape[-1]).to(
-        q.dtype
-    )
+    lane = torch.nn.functional.one_hot(torch.tensor(call.q.shape[-1], device=q.device), q.shape[-1]).to(q.dtype)
     q = q + lane * (sinks.to(q.dtype) / call.scale)[None, :, None, None]
     k = torch.nn.functional.pad(k, (0, SINK_LANES))
     k = torch.cat([lane.expand(*k.shape[:2], 1, -1), k], dim=2)

@@ -203,9 +203,7 @@ def given_mask(tensor: Tensor) -> tuple[LazyMask | None, Tensor | None]:
     Raises HookError for another shape or dtype.
     """
     if tensor.ndim != 4:
-        raise HookError(
-            f"attention mask of shape {tuple(tensor.shape)}; wanted [batch, heads, queries, keys]"
-        )
+        raise HookError(f"attention mask of shape {tuple(tensor.shape)}; wanted [batch, heads, queries, keys]")
     if tensor.dtype == torch.bool:
         visible = tensor
     elif tensor.is_floating_point():
@@ -228,9 +226,7 @@ def given_mask(tensor: Tensor) -> tuple[LazyMask | None, Tensor | None]:
     }
     # Row 0 of a given mask is row 0 of the tensor, wherever it stands on the axis of the keys.
     start = tensor.shape[3] - tensor.shape[2]
-    return LazyMask(
-        request, lambda b, h, q, k: function(b, h, q - start, k), dense=tensor, heads=tensor.shape[1]
-    ), None
+    return LazyMask(request, lambda b, h, q, k: function(b, h, q - start, k), dense=tensor, heads=tensor.shape[1]), None
 
 
 def _integer(request: dict[str, Any], name: str) -> int:

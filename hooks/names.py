@@ -28,11 +28,7 @@ def block_name(site: Site, found: list[Site]) -> str:
 
 def hook_names(found: list[Site]) -> dict[str, tuple[Site, str]]:
     """Every name that can be asked for, with its site and quantity, in the order of the model."""
-    return {
-        f"{block_name(site, found)}.hook_{quantity}": (site, quantity)
-        for site in found
-        for quantity in QUANTITIES
-    }
+    return {f"{block_name(site, found)}.hook_{quantity}": (site, quantity) for site in found for quantity in QUANTITIES}
 
 
 def matching(names_filter: NamesFilter, names: list[str]) -> list[str]:

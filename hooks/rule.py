@@ -25,14 +25,10 @@ def derive_rule(mask: LazyMask, *, cross: bool = False) -> MaskRule:
     sides of every border of every row and on 32 seeded random keys a row. Padded rows are left out.
     """
     guess = _guess(mask, cross)
-    if guess is not None and all(
-        _agrees(mask, guess, rows, columns) for rows, columns in _blocks(mask, guess)
-    ):
+    if guess is not None and all(_agrees(mask, guess, rows, columns) for rows, columns in _blocks(mask, guess)):
         return guess
 
-    def allowed(
-        queries: Int[Tensor, "rows"], keys: Int[Tensor, "columns"]
-    ) -> Bool[Tensor, "#B #H rows columns"]:
+    def allowed(queries: Int[Tensor, "rows"], keys: Int[Tensor, "columns"]) -> Bool[Tensor, "#B #H rows columns"]:
         return mask.block(queries - mask.offset, keys)
 
     return MaskRule(causal=False, window=None, query_offset=mask.offset, lengths=None, allowed=allowed)
@@ -60,9 +56,7 @@ def _guess(mask: LazyMask, cross: bool) -> MaskRule | None:
     if window is not None and window < 1:
         return None
     plain, lengths = _lengths(mask, causal)
-    if not plain or (
-        lengths is not None and not causal and (cross or mask.offset or mask.queries != mask.keys)
-    ):
+    if not plain or (lengths is not None and not causal and (cross or mask.offset or mask.queries != mask.keys)):
         return None
     return MaskRule(causal, window, mask.offset, lengths, None)
 

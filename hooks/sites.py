@@ -29,9 +29,7 @@ def located(model: nn.Module) -> list[tuple[Site, nn.Module]]:
         raise HookError(f"{type(model).__name__} is a TransformerLens model: use probe.hooks.lens for it")
     found = [(name, module) for name, module in model.named_modules() if _asks_interface(module)]
     if not found:
-        own = sorted(
-            {type(module).__name__ for module in model.modules() if "ttention" in type(module).__name__}
-        )
+        own = sorted({type(module).__name__ for module in model.modules() if "ttention" in type(module).__name__})
         raise HookError(
             f"{type(model).__name__}: attention does not go through transformers' attention interface (found "
             f"{', '.join(own) or 'no attention module'}); wanted a family that uses it, such as llama or gpt2"

@@ -85,9 +85,7 @@ def head_count(model: nn.Module, site: Site) -> int:
         count = _optional(owner, *HEAD_COUNTS)
         if count:
             return count
-    raise HookError(
-        f"{site.name} ({type(module).__name__}): number of heads not found; looked for {HEAD_COUNTS}"
-    )
+    raise HookError(f"{site.name} ({type(module).__name__}): number of heads not found; looked for {HEAD_COUNTS}")
 
 
 def output_projection(model: nn.Module, site: Site) -> tuple[nn.Module, Float[Tensor, "H Dv d_model"]]:

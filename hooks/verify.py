@@ -66,18 +66,13 @@ def verify(
     inputs: one row of the model's inputs (None: random ones of 12 tokens, see `sample`).
     """
     if model.training:
-        raise HookError(
-            f"{type(model).__name__} is in training mode, where dropout hides errors; call .eval()"
-        )
+        raise HookError(f"{type(model).__name__} is in training mode, where dropout hides errors; call .eval()")
     row = random_inputs(model, seed=seed) if inputs is None else inputs
     trial = _Trial(model)
     try:
         with torch.no_grad(), instrument(model, trial.handle, layers=layers, sites=sites) as studied:
             trial.watch(studied)
-            batch = {
-                name: tensor.repeat(2 + len(studied), *[1] * (tensor.ndim - 1))
-                for name, tensor in row.items()
-            }
+            batch = {name: tensor.repeat(2 + len(studied), *[1] * (tensor.ndim - 1)) for name, tensor in row.items()}
             outputs = model(**batch)
     finally:
         trial.remove()
@@ -114,9 +109,7 @@ class _Trial:
             projection, weight = output_projection(self.model, site)
             self._weights[site] = projection, weight
             self._handles.append(projection.register_forward_hook(self._keep_projection(site)))
-            self._handles.append(
-                self.model.get_submodule(site.name).register_forward_hook(self._keep_output(site))
-            )
+            self._handles.append(self.model.get_submodule(site.name).register_forward_hook(self._keep_output(site)))
 
     def remove(self) -> None:
         for handle in self._handles:

@@ -56,9 +56,7 @@ COLUMNS: tuple[Column, ...] = (
     ),
     Column("previous_token_random", "Previous token, on repeated random tokens", _RANDOM),
     Column("duplicate_token_random", "Duplicate token, on repeated random tokens", _RANDOM),
-    Column(
-        "induction_random", "Induction, on repeated random tokens", _RANDOM + ", its first token left out"
-    ),
+    Column("induction_random", "Induction, on repeated random tokens", _RANDOM + ", its first token left out"),
     Column(
         "induction_chance",
         "Induction of uniform attention",

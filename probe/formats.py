@@ -35,9 +35,7 @@ def plain(value: Any) -> Any:
         return float(value) if math.isfinite(value) else None
     if value is None or isinstance(value, str):
         return value
-    raise ResultsError(
-        f"{type(value).__name__} cannot be written as JSON: give numbers, text, lists, mappings"
-    )
+    raise ResultsError(f"{type(value).__name__} cannot be written as JSON: give numbers, text, lists, mappings")
 
 
 def canonical(value: Any) -> str:

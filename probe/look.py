@@ -61,9 +61,7 @@ def pattern(
             f"pattern: {heads} heads × {len(rows):,} queries × {len(columns):,} keys take {size / 2**20:,.0f} MiB, "
             f"over the budget of {memory_budget / 2**20:,.0f} MiB; ask for fewer queries, keys or heads"
         )
-    found = _at(
-        running, ids, layer, lambda call: pattern_window(described(_of_head(call, head)), rows, columns)
-    )[0]
+    found = _at(running, ids, layer, lambda call: pattern_window(described(_of_head(call, head)), rows, columns))[0]
     return found if head is None else found[0]
 
 
@@ -82,9 +80,7 @@ def top_pairs(
     if k < 1:
         raise ProbeError(f"k: found {k}, wanted at least 1 pair")
     running, ids = _ready(model, tokens, layer, head)
-    weight, query, key = _at(
-        running, ids, layer, lambda call: strongest_pairs(described(_of_head(call, head)), 0, k)
-    )
+    weight, query, key = _at(running, ids, layer, lambda call: strongest_pairs(described(_of_head(call, head)), 0, k))
     frame = pd.DataFrame({"query": query[0].cpu(), "key": key[0].cpu(), "weight": weight[0].cpu()})
     return frame[frame["query"] >= 0].reset_index(drop=True)
 
@@ -98,9 +94,7 @@ def _ready(
     ids = check_ids([sequence], vocabulary=running.vocabulary, limit=running.n_ctx)[0]
     layers = [site.layer for site in running.sites]
     if layer not in layers:
-        raise ProbeError(
-            f"layer: found {layer}, wanted one of {layers[0]} to {layers[-1]} that has attention"
-        )
+        raise ProbeError(f"layer: found {layer}, wanted one of {layers[0]} to {layers[-1]} that has attention")
     if head is not None and not 0 <= head < running.n_heads:
         raise ProbeError(f"head: found {head}, wanted 0 to {running.n_heads - 1}")
     return running, ids

@@ -48,20 +48,14 @@ def _read_json(file: Path, missing: str) -> dict[str, Any]:
     if not file.is_file():
         raise ModelError(f"{missing}; wanted a folder with config.json and *.safetensors; check the path")
     if file.stat().st_size > _CONFIG_BYTES:
-        raise ModelError(
-            f"{file.name}: found {file.stat().st_size:,} bytes, wanted at most {_CONFIG_BYTES:,}"
-        )
+        raise ModelError(f"{file.name}: found {file.stat().st_size:,} bytes, wanted at most {_CONFIG_BYTES:,}")
     try:
         found = json.loads(file.read_text(encoding="utf-8"), parse_constant=_constant)
     except (ValueError, RecursionError) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else str(error).splitlines()[0]
-        raise ModelError(
-            f"{file.name} is damaged ({reason}), wanted a JSON object; get the model again"
-        ) from None
+        raise ModelError(f"{file.name} is damaged ({reason}), wanted a JSON object; get the model again") from None
     if not isinstance(found, dict):
-        raise ModelError(
-            f"{file.name}: found a {type(found).__name__}, wanted a JSON object; get the model again"
-        )
+        raise ModelError(f"{file.name}: found a {type(found).__name__}, wanted a JSON object; get the model again")
     return found
 
 
@@ -113,8 +107,7 @@ def _safetensors_shapes(file: Path) -> Iterator[tuple[int, ...]]:
                 yield tuple(tensors.get_slice(name).get_shape())
     except (SafetensorError, OSError, OverflowError, ValueError) as error:
         raise ModelError(
-            f"{file.name} is cut short or damaged ({first_line(error)}), wanted a whole safetensors file; "
-            "get it again"
+            f"{file.name} is cut short or damaged ({first_line(error)}), wanted a whole safetensors file; get it again"
         ) from None
 
 

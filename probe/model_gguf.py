@@ -37,8 +37,7 @@ def check_gguf(path: Path) -> list[GgufTensor]:
         if isinstance(error, ModelError):
             raise
         raise ModelError(
-            f"{path.name} is cut short or damaged ({first_line(error)}), wanted a whole GGUF file; "
-            "get it again"
+            f"{path.name} is cut short or damaged ({first_line(error)}), wanted a whole GGUF file; get it again"
         ) from None
 
 

@@ -34,9 +34,7 @@ def checked_device(device: str) -> torch.device:
     try:
         found = torch.device(device)
     except (RuntimeError, TypeError):
-        raise ModelError(
-            f"device: found {str(device)[:40]!r}, wanted cpu, cuda, cuda:<n> or mps; choose one"
-        ) from None
+        raise ModelError(f"device: found {str(device)[:40]!r}, wanted cpu, cuda, cuda:<n> or mps; choose one") from None
     count = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
     if found.type not in count or (found.index or 0) >= count[found.type]:
         there = [f"{kind} ({number})" for kind, number in count.items() if number]
@@ -55,9 +53,7 @@ def check_finite(model: nn.Module) -> None:
         flat = (~torch.isfinite(weight.detach())).flatten().nonzero()[0]
         index = [int(part) for part in torch.unravel_index(flat[0], weight.shape)]
         value = float(weight.detach()[tuple(index)])
-        raise ModelError(
-            f"weights: found {value} at {name}{index}, wanted finite numbers; get the model again"
-        )
+        raise ModelError(f"weights: found {value} at {name}{index}, wanted finite numbers; get the model again")
 
 
 def checked_dtype(dtype: str) -> torch.dtype:
@@ -79,6 +75,4 @@ def place(model: nn.Module, device: torch.device) -> None:
     try:
         nn.Module.to(model, device)
     except torch.OutOfMemoryError as error:
-        raise ModelError(
-            f"device: the model does not fit on {device} ({first_line(error)}); use cpu"
-        ) from None
+        raise ModelError(f"device: the model does not fit on {device} ({first_line(error)}); use cpu") from None

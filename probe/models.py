@@ -89,9 +89,7 @@ def list_models() -> list[ModelRow]:
     rows = [ModelRow(name, what, True, "built in") for name, (what, _) in PLANTED.items()]
     cached = model_cache.cached_hash(model_cache.smollm2_folder()) is not None
     here = cached or model_cache.wheel_file() is not None
-    how = (
-        "cached" if cached else f"installed with {model_cache.SMOLLM2_WHEEL}" if here else model_cache.INSTALL
-    )
+    how = "cached" if cached else f"installed with {model_cache.SMOLLM2_WHEEL}" if here else model_cache.INSTALL
     what = "SmolLM2-135M-Instruct, 30 layers of 9 heads, 8,192 tokens"
     return [*rows, ModelRow(model_cache.SMOLLM2, what, here, how)]
 
@@ -104,9 +102,7 @@ def _taken(model: nn.Module, tokenizer: PreTrainedTokenizerBase | None) -> Loade
     """A model that the caller made: used as it is, refused where its answers would be random."""
     bridge = type(model).__module__.startswith("transformer_lens.")
     if not bridge and not isinstance(model, PreTrainedModel):
-        raise ModelError(
-            f"model: found a {type(model).__name__}, wanted a name, a transformers model or a bridge"
-        )
+        raise ModelError(f"model: found a {type(model).__name__}, wanted a name, a transformers model or a bridge")
     if model.training and any(isinstance(part, nn.Dropout) and part.p > 0 for part in model.modules()):
         raise ModelError("model: found it in training mode with dropout, wanted eval mode; call model.eval()")
     check_finite(model)
@@ -147,9 +143,7 @@ def _from_path_or_hub(
         return _ready(model, tokenizer or own, path.absolute().name, "local folder", device)
     if path is not None and file:
         if path.suffix != ".gguf":
-            raise ModelError(
-                f"{shown} is a file, wanted a folder, a .gguf file, or a name; see: probe models"
-            )
+            raise ModelError(f"{shown} is a file, wanted a folder, a .gguf file, or a name; see: probe models")
         model, own = from_gguf(path.absolute())
         cast_weights(model, dtype)
         return _ready(model, tokenizer or own, path.name, "GGUF file", device)

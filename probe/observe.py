@@ -17,9 +17,7 @@ def described(call: AttentionCall) -> Attention:
     rule = call.rule()
     bias = call.bias
 
-    def bias_block(
-        rows: Int[Tensor, "rows"], columns: Int[Tensor, "columns"]
-    ) -> Float[Tensor, "B H rows columns"]:
+    def bias_block(rows: Int[Tensor, "rows"], columns: Int[Tensor, "columns"]) -> Float[Tensor, "B H rows columns"]:
         if bias is None:
             raise ValueError(f"{call.site.name} gives no bias")
         return bias[..., rows, :][..., columns]

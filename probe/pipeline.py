@@ -74,9 +74,7 @@ def run(job: Job, *, say: Say, progress: Progress = silent) -> Outcome:
         table, found = None, None
         if tokens is not None:
             with _timed(seconds, "scan"):
-                table = scan(
-                    loaded, tokens.ids, sinks=job.sinks, window=job.window, seed=job.seed, progress=progress
-                )
+                table = scan(loaded, tokens.ids, sinks=job.sinks, window=job.window, seed=job.seed, progress=progress)
                 table.metadata["bos"] = "none added" if tokens.bos is None else f"{tokens.bos} before each"
                 table.metadata["text"] = tokens.source
         if haystack is not None:
@@ -150,9 +148,7 @@ def _needles(job: Job, loaded: Loaded) -> tuple[Needle, ...]:
 def _asked(job: Job, loaded: Loaded, tokens: Tokens | None, haystack: str | None) -> dict[str, Any]:
     """What decides the results: paths do not, the texts and weights behind them do."""
     asked = {
-        name: value
-        for name, value in asdict(job).items()
-        if name not in ("out", "fresh", "text", "tokens", "device")
+        name: value for name, value in asdict(job).items() if name not in ("out", "fresh", "text", "tokens", "device")
     }
     asked["weight_hash"] = loaded.weight_hash
     asked["tokens_hash"] = tokens.sha256 if tokens is not None else None

@@ -101,9 +101,7 @@ def _layer_zero(read: Reader) -> Layer:
         + read.flag("bos", "const", 490 - 94),
         _writes(stream, flag="dup"),
     )
-    graded = Head(
-        "graded_sink", read.flag("bos", "const", GRADED_SINK_SCORE), _writes(stream, "junk", JUNK_GAIN)
-    )
+    graded = Head("graded_sink", read.flag("bos", "const", GRADED_SINK_SCORE), _writes(stream, "junk", JUNK_GAIN))
     sinks = read.flag("bos", "bos") + read.flag("delim", "delim")
     return Layer(
         heads=(

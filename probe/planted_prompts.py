@@ -40,9 +40,7 @@ def repeated_tokens(length: int, *, seed: int = 0) -> list[int]:
     """
     n = (length - 1) // 2
     if not 2 <= n <= len(WORDS):
-        raise TokensError(
-            f"repeated tokens: found length {length}, wanted 5 to {2 * len(WORDS) + 2}; choose one there"
-        )
+        raise TokensError(f"repeated tokens: found length {length}, wanted 5 to {2 * len(WORDS) + 2}; choose one there")
     words = np.random.default_rng(seed).choice(WORDS, size=n, replace=False).tolist()
     return [BOS, DELIMITER, *words, *words][:length]
 

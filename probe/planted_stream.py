@@ -78,9 +78,7 @@ class Reader:
         weight[self.flags[slot], self.stream[source]] = gain / (BALLAST if source == "const" else 1)
         return weight
 
-    def distance_query(
-        self, amplitudes: Float[Tensor, "F"], strength: float, shift: int
-    ) -> Float[Tensor, "D m"]:
+    def distance_query(self, amplitudes: Float[Tensor, "F"], strength: float, shift: int) -> Float[Tensor, "D m"]:
         """Query of the score strength · Σ a_i cos(ω_i (Δ − shift)) against `distance_key`."""
         weight = self.empty()
         turn = self.kernels.frequencies * shift

@@ -61,9 +61,7 @@ def curve(frame: pd.DataFrame, by: str) -> pd.DataFrame:
         if len(draws) > 1:
             low, high = float(draws.min()), float(draws.max())
         else:
-            summary = bootstrap(
-                group["recall"].to_numpy(dtype=float)[:, None], groups=group["group"].tolist()
-            )
+            summary = bootstrap(group["recall"].to_numpy(dtype=float)[:, None], groups=group["group"].tolist())
             low, high = float(summary.low[0]), float(summary.high[0])
         rows.append({by: value, "recall": float(draws.mean()), "recall_low": low, "recall_high": high})
     return pd.DataFrame(rows)
@@ -136,9 +134,7 @@ def _recall_axes(figure: go.Figure) -> go.Figure:
     return figure.update_yaxes(range=[-0.03, 1.03], tickformat=".1f")
 
 
-def _band(
-    figure: go.Figure, points: pd.DataFrame, x: str, name: str, colour: str, mode: str = "lines+markers"
-) -> None:
+def _band(figure: go.Figure, points: pd.DataFrame, x: str, name: str, colour: str, mode: str = "lines+markers") -> None:
     """A line with its band; no band where there is no interval."""
     red, green, blue = (int(colour[place : place + 2], 16) for place in (1, 3, 5))
     if points["recall_low"].notna().all():

@@ -62,9 +62,7 @@ def write_report(
 def _check_tokens(table: HeadTable, tokens: Sequence[Sequence[str]] | None) -> None:
     n = table.metadata.get("n_sequences")
     if tokens is not None and n is not None and len(tokens) != n:
-        raise ResultsError(
-            f"token strings of {len(tokens)} sequences for a scan of {n}: give one list a sequence"
-        )
+        raise ResultsError(f"token strings of {len(tokens)} sequences for a scan of {n}: give one list a sequence")
 
 
 def page(

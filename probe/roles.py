@@ -75,6 +75,5 @@ def explain(role: str, thresholds: Mapping[str, float]) -> str:
         "copies the answer out of a long text",
         "local": f"streaming_error_high < {limit['streaming_error_high']} and sink_first ≤ "
         f"{limit['sink_first']}: needs only the first few tokens and its neighbourhood",
-        "idle": f"output_share < {limit['idle_share_times_heads']} / heads in the layer: "
-        "writes almost nothing",
+        "idle": f"output_share < {limit['idle_share_times_heads']} / heads in the layer: writes almost nothing",
     }[role]

@@ -207,9 +207,7 @@ def _write_norms(heads: Float[Tensor, "B T HDv"], gram: Float[Tensor, "H Dv Dv"]
     return squares.clamp(min=0).sqrt()
 
 
-def _metadata(
-    loaded: Loaded, running: Running, ids: list[list[int]], scanner: _Scan, seed: int
-) -> dict[str, Any]:
+def _metadata(loaded: Loaded, running: Running, ids: list[list[int]], scanner: _Scan, seed: int) -> dict[str, Any]:
     lengths = sorted({len(sequence) for sequence in ids})
     weights = next(running.model.parameters())
     request = scanner.request

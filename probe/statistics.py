@@ -78,9 +78,7 @@ def bootstrap(
     low, high = _interval(shifted, valid, counts)
     undefined = _units(valid, groups) < 2
     low[undefined], high[undefined] = np.nan, np.nan
-    return Summary(
-        mean.reshape(shape), (origin + low).reshape(shape), (origin + high).reshape(shape), n.reshape(shape)
-    )
+    return Summary(mean.reshape(shape), (origin + low).reshape(shape), (origin + high).reshape(shape), n.reshape(shape))
 
 
 def _units(valid: np.ndarray, groups: Sequence[Hashable] | None) -> np.ndarray:

@@ -49,9 +49,7 @@ def write_file(path: Path, data: bytes) -> None:
         _sync(path.parent)
     except OSError as error:
         part.unlink(missing_ok=True)
-        raise ResultsError(
-            f"{path}: cannot be written ({error.strerror}); the earlier file is kept"
-        ) from error
+        raise ResultsError(f"{path}: cannot be written ({error.strerror}); the earlier file is kept") from error
 
 
 @contextmanager

@@ -164,9 +164,7 @@ class HeadTable:
             raise ResultsError(f"{place / 'heads.parquet'}: not a head table (no `probe` metadata)")
         metadata, checks = documents["probe"], documents["probe_checksums"]
         if _heads_hash(frame, metadata) != checks.get("heads"):
-            raise ResultsError(
-                f"{place / 'heads.parquet'}: damaged (its checksum differs); run again to replace it"
-            )
+            raise ResultsError(f"{place / 'heads.parquet'}: damaged (its checksum differs); run again to replace it")
         path = place / "profiles.safetensors"
         try:
             data = path.read_bytes()

@@ -26,8 +26,7 @@ def with_interval(frame: pd.DataFrame, row: int, column: str) -> str:
     """`0.90 [0.85, 0.93]`; without brackets where there is no interval."""
     value = float(frame[column][row])
     low, high = (
-        float(frame[f"{column}_{end}"][row]) if f"{column}_{end}" in frame else math.nan
-        for end in ("low", "high")
+        float(frame[f"{column}_{end}"][row]) if f"{column}_{end}" in frame else math.nan for end in ("low", "high")
     )
     if math.isnan(value) or math.isnan(low) or math.isnan(high):
         return number(value)

@@ -79,9 +79,7 @@ def read_text(path: str | Path) -> str:
         raise TokensError(f"text: found no file or folder {_shown(path)}; give the path of one that exists")
     found = sum(file.stat().st_size for file in files)
     if found > MAX_BYTES:
-        raise TokensError(
-            f"text: found {found:,} bytes in {_shown(path)}, wanted at most {MAX_BYTES:,}; cut it"
-        )
+        raise TokensError(f"text: found {found:,} bytes in {_shown(path)}, wanted at most {MAX_BYTES:,}; cut it")
     text = "\n\n".join(_utf8(file) for file in files)
     if not text.strip():
         raise TokensError(f"text: found no text in {_shown(path)}, wanted some; give a file with words in it")
@@ -152,14 +150,10 @@ def read_ids(path: str | Path, *, vocabulary: int, limit: int | None = None) -> 
     """
     file = Path(path)
     if not file.is_file():
-        raise TokensError(
-            f"ids: found no file {_shown(path)}, wanted JSON: a list of lists of ids; check the path"
-        )
+        raise TokensError(f"ids: found no file {_shown(path)}, wanted JSON: a list of lists of ids; check the path")
     if file.stat().st_size > MAX_BYTES:
         size = file.stat().st_size
-        raise TokensError(
-            f"ids: found {size:,} bytes in {_shown(path)}, wanted at most {MAX_BYTES:,}; cut it"
-        )
+        raise TokensError(f"ids: found {size:,} bytes in {_shown(path)}, wanted at most {MAX_BYTES:,}; cut it")
     try:
         found = json.loads(_utf8(file), parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
@@ -170,9 +164,7 @@ def read_ids(path: str | Path, *, vocabulary: int, limit: int | None = None) -> 
             f"ids: {_shown(path)} is not readable JSON ({reason}), wanted a list of lists of ids; mend it"
         ) from None
     if not isinstance(found, list) or not all(isinstance(sequence, list) for sequence in found):
-        raise TokensError(
-            f"ids: found something else in {_shown(path)}, wanted a list of lists of ids; mend it"
-        )
+        raise TokensError(f"ids: found something else in {_shown(path)}, wanted a list of lists of ids; mend it")
     return Tokens(check_ids(found, vocabulary=vocabulary, limit=limit), None, "ids")
 
 
@@ -191,16 +183,12 @@ def check_ids(
     for index, sequence in enumerate(sequences):
         if not isinstance(sequence, list | tuple | np.ndarray):
             kind = type(sequence).__name__
-            raise TokensError(
-                f"ids: sequence {index} is a {kind}, wanted a list of ids; give a list of lists"
-            )
+            raise TokensError(f"ids: sequence {index} is a {kind}, wanted a list of ids; give a list of lists")
         _check_length(len(sequence), limit, f"ids: sequence {index}")
         for position, token in enumerate(sequence):
             if isinstance(token, bool) or not isinstance(token, int | np.integer):
                 found = repr(token)[:40]
-                raise TokensError(
-                    f"ids: sequence {index}, position {position}: found {found}, wanted a whole number"
-                )
+                raise TokensError(f"ids: sequence {index}, position {position}: found {found}, wanted a whole number")
             if not 0 <= token < vocabulary:
                 raise TokensError(
                     f"ids: sequence {index}, position {position}: found {_number(int(token))}, wanted 0 to "
@@ -231,13 +219,9 @@ def random_repeats(
     The test sequences of METRICS' `*_random` columns. Raises `TokensError` where the vocabulary is too
     small or the sequence longer than `limit`.
     """
-    ordinary = np.setdiff1d(
-        np.arange(vocabulary), np.array(sorted({*special, *([] if bos is None else [bos])}), int)
-    )
+    ordinary = np.setdiff1d(np.arange(vocabulary), np.array(sorted({*special, *([] if bos is None else [bos])}), int))
     if ordinary.size < distinct:
-        raise TokensError(
-            f"random repeats: found {ordinary.size:,} ordinary ids, wanted {distinct:,}; ask for fewer"
-        )
+        raise TokensError(f"random repeats: found {ordinary.size:,} ordinary ids, wanted {distinct:,}; ask for fewer")
     _check_length(2 * distinct + (bos is not None), limit, "random repeats")
     rng = np.random.default_rng(seed)
     first = [] if bos is None else [bos]

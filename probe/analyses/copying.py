@@ -94,9 +94,7 @@ def copied(
     return np.mean(found, axis=0), hit.sum(axis=0) / len(answer_ids)
 
 
-def measure(
-    model: PreTrainedModel, trial: Trial, sites: Sequence[Site], ends: Collection[int]
-) -> Measured:
+def measure(model: PreTrainedModel, trial: Trial, sites: Sequence[Site], ends: Collection[int]) -> Measured:
     """Run one trial: prefill all but the last prompt token at sdpa's speed, then watch the answer's queries.
 
     First with the answer fed in, in one forward; then greedily, one token at a time, until a token of `ends`.
@@ -122,9 +120,7 @@ def measure(
     fed_set, _ = copied(forced, answer, trial.prompt_ids, trial.answer, answer)
     control, _ = copied(forced, answer, trial.prompt_ids, trial.control, answer, same_token=False)
     usable = 2 * len(set(generated) & set(answer)) >= len(set(answer))
-    return Measured(
-        generated, recall, usable, {"set": as_set, "paper": paper, "forced": fed_set, "control": control}
-    )
+    return Measured(generated, recall, usable, {"set": as_set, "paper": paper, "forced": fed_set, "control": control})
 
 
 def _predicted(model: PreTrainedModel, ids: Int[Tensor, "B T"], cache: object) -> list[int]:
@@ -135,9 +131,7 @@ def _predicted(model: PreTrainedModel, ids: Int[Tensor, "B T"], cache: object) -
     return [int(token) for token in logits.argmax(-1)]
 
 
-def _greedy(
-    model: PreTrainedModel, last: int, cache: object, steps: int, ends: Collection[int]
-) -> list[int]:
+def _greedy(model: PreTrainedModel, last: int, cache: object, steps: int, ends: Collection[int]) -> list[int]:
     generated: list[int] = []
     while len(generated) < steps:
         fed = torch.tensor([[generated[-1] if generated else last]], device=model.device)

@@ -85,9 +85,7 @@ def word_needles(words: Sequence[str], count: int, seed: int = 0) -> tuple[Needl
         raise TokensError(f"{len(words)} words for {count} needles; wanted 7 a needle")
     drawn = np.random.default_rng(seed).permutation(len(words))[: 7 * count].reshape(count, 7)
     picked = [[words[index] for index in row] for row in drawn]
-    return tuple(
-        Needle(f" {a} {b}", f" {c} {d} {e} {f}", f" {g}", f" {a} {b}") for a, b, c, d, e, f, g in picked
-    )
+    return tuple(Needle(f" {a} {b}", f" {c} {d} {e} {f}", f" {g}", f" {a} {b}") for a, b, c, d, e, f, g in picked)
 
 
 @dataclass(frozen=True)
@@ -208,9 +206,7 @@ def make_trials(
     return made
 
 
-def _check_grid(
-    lengths: Sequence[int], depths: Sequence[float], trials: int, needles: Sequence[Needle]
-) -> None:
+def _check_grid(lengths: Sequence[int], depths: Sequence[float], trials: int, needles: Sequence[Needle]) -> None:
     for name, values in (("lengths", lengths), ("depths", depths), ("needles", needles)):
         if len(values) == 0:
             raise TokensError(f"no {name} given; wanted at least one")
@@ -270,9 +266,7 @@ def _place(ends: Bool[np.ndarray, "n"], depth: float) -> int:
     return int(ended[-1]) if len(ended) else wanted
 
 
-def _control(
-    rng: np.random.Generator, room: int, place: int, span: int, first: int, needle: int
-) -> tuple[int, int]:
+def _control(rng: np.random.Generator, room: int, place: int, span: int, first: int, needle: int) -> tuple[int, int]:
     """A stretch of `span` tokens drawn uniformly from those that lie whole in the haystack."""
     before = max(place - span + 1, 0)
     after = max(room - place - span + 1, 0)

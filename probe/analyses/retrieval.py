@@ -39,7 +39,6 @@ STEP_COST = 16
 from memory for it; only the time left depends on it."""
 
 
-
 def retrieval(
     model: str | nn.Module | Loaded,
     haystack: str | None = None,
@@ -65,9 +64,7 @@ def retrieval(
     text = natural_text() if haystack is None else haystack
     if ablation is not None:
         ablation.check()
-    made = prepare(
-        loaded, text, lengths=lengths, depths=depths, trials=trials, seed=seed, bos=bos, needles=needles
-    )
+    made = prepare(loaded, text, lengths=lengths, depths=depths, trials=trials, seed=seed, bos=bos, needles=needles)
     sites = _decoder_sites(loaded.model)
     measured = _measure_all(loaded.model, made, sites, _ends(loaded), progress)
     keys = _keys(loaded.model, sites)
@@ -80,9 +77,7 @@ def retrieval(
         ablation=no_ablation(),
         metadata=metadata,
     )
-    metadata["ablation"], result.ablation = _ablation(
-        loaded.model, sites, result, made, ablation, seed, progress
-    )
+    metadata["ablation"], result.ablation = _ablation(loaded.model, sites, result, made, ablation, seed, progress)
     return result
 
 
@@ -189,9 +184,7 @@ def _value(outcome: Measured, form: str) -> np.ndarray:
     return score if outcome.usable or form in ("forced", "control") else np.full_like(score, np.nan)
 
 
-def _summary(
-    keys: pd.DataFrame, made: Sequence[Trial], measured: Sequence[Measured], seed: int
-) -> pd.DataFrame:
+def _summary(keys: pd.DataFrame, made: Sequence[Trial], measured: Sequence[Measured], seed: int) -> pd.DataFrame:
     groups = [trial.group for trial in made]
     columns: dict[str, np.ndarray] = {}
     for form, name in FORMS.items():
@@ -204,8 +197,7 @@ def _summary(
 
 def _records(made: Sequence[Trial], measured: Sequence[Measured]) -> list[dict[str, Any]]:
     return [
-        trial.record()
-        | {"generated_ids": outcome.generated_ids, "usable": outcome.usable, "recall": outcome.recall}
+        trial.record() | {"generated_ids": outcome.generated_ids, "usable": outcome.usable, "recall": outcome.recall}
         for trial, outcome in zip(made, measured, strict=True)
     ]
 
@@ -231,8 +223,7 @@ def _ablation(
     chosen = _shortest([trial for trial in made if result.trials[trial.index]["usable"]], plan.trials)
     table = ablate(model, sites, chosen, arms, mode=plan.mode, progress=tell)
     sets = [
-        {"k": arm.k, "arm": arm.name, "draw": arm.draw, "heads": [list(head) for head in arm.heads]}
-        for arm in arms
+        {"k": arm.k, "arm": arm.name, "draw": arm.draw, "heads": [list(head) for head in arm.heads]} for arm in arms
     ]
     about = {"done": True, "mode": plan.mode, "sets": sets, "trials": [trial.index for trial in chosen]}
     return about, table

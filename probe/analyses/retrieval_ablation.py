@@ -179,9 +179,7 @@ def _replacements(
         return {layer: torch.zeros_like(total) for layer, total in sums[number].items()}
     others = [index for index in range(len(sums)) if index != number]
     count = sum(counts[index] for index in others)
-    return {
-        layer: torch.stack([sums[index][layer] for index in others]).sum(0) / count for layer in sums[number]
-    }
+    return {layer: torch.stack([sums[index][layer] for index in others]).sum(0) / count for layer in sums[number]}
 
 
 def _ablated(

@@ -29,7 +29,8 @@ def test_any_window_is_that_part_of_the_map(rule: str, dtype: torch.dtype, call:
     S = P.shape[-1]
     for rows, columns in (
         (range(150), range(S)), (range(1), range(1)), (range(149, 150), range(S - 1, S)),
-        (range(30, 131), range(3, 40)), (range(127, 129), range(100, 150)), (range(5, 5), range(0, 9)), (range(0, 20), range(60, 90)),
+        (range(30, 131), range(3, 40)), (range(127, 129), range(100, 150)), (range(5, 5), range(0, 9)),
+        (range(0, 20), range(60, 90)),
     ):  # fmt: skip
         found = pattern_window(made, rows, columns)
         assert found.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
