@@ -26,8 +26,8 @@ FIELDS = (
     "local",
     "distance",
 )
-"""Row sums kept before normalisation: what normalises; Σ w; row maximum · log2 e; max w (both where a sink or a
-sigmoid sets them apart from `total` and 1); Σ w (s − m) · log2 e; single weights; Σ w of the window; Σ w (i₀ − j),
+"""Row sums kept before normalisation: what normalises; Σ w; row maximum · log2 e; max w (kept only beside a learned
+sink: without one it is 1); Σ w (s − m) · log2 e; single weights; Σ w of the window; Σ w (i₀ − j),
 i₀ the first row of the strip."""
 
 
@@ -72,8 +72,7 @@ class Raw:
         normal, ordered = not self.call.score.sigmoid, self.call.mask.causal
         inverse = raw["total"].reciprocal().masked_fill_(blind, torch.nan)
         nowhere = torch.full_like(inverse, torch.nan)
-        summed = self.call.score.sinks is not None or not normal
-        mass = raw["mass"] if summed else raw["total"]
+        mass = raw["mass"]
         log_total = raw["total"].log()
         local_mass = (raw["local"] - self._sinks_in_window(raw["local"])) * inverse
         unseen = (blind | (not ordered))[..., None]
@@ -82,7 +81,7 @@ class Raw:
             lse=(raw["shift"] * LN2 + log_total).masked_fill(blind, torch.nan) if normal else nowhere,
             # −Σ P log P = −Σ P (s − m) + (Σ P) log(total); rebased at the row maximum nothing cancels.
             entropy=(mass * log_total - raw["surprise"] * LN2) * inverse if normal else nowhere,
-            max_weight=(raw["peak"] if summed else 1) * inverse if normal else nowhere,
+            max_weight=(raw["peak"] if self.call.score.sinks is not None else 1) * inverse if normal else nowhere,
             distance=(raw["distance"] + mass * self._row_in_strip()) * inverse if normal and ordered else nowhere,
             first=raw["first"] * inverse,
             previous=raw["previous"] * inverse if ordered else nowhere,

@@ -21,6 +21,9 @@ from probe.kernels.inputs import Attention, BlockBias, BlockMask, Score
 LOG2E = math.log2(math.e)
 """Scores are kept in units of log 2: torch's exp2 takes two thirds of the time of its exp."""
 
+TILE = 1024
+"""Keys whose weights are summed, weighed and multiplied with v together, before the cache has lost them."""
+
 HIDDEN = -1e30
 """Score of a key out of sight: exp(HIDDEN − m) is exactly 0 and, unlike −inf, HIDDEN · 0 is 0 and not NaN."""
 
@@ -151,8 +154,9 @@ def workspace(served: list[Sequence], like: Tensor) -> Workspace:
 class Strip:
     """Unnormalised weights of rows [start, stop) of one group against keys [low, high).
 
-    scores: (s − shift) · log2 e where visible. weights: exp(s − shift), exactly 0 where not (gates, for sigmoid).
-    shift: row maximum, times log2 e. total: what normalises, Σ weights with a learned sink; 1 for sigmoid.
+    weights: exp(s − shift), exactly 0 where not visible (gates, for sigmoid attention).
+    shift: row maximum, times log2 e. mass: Σ weights. total: what normalises: mass and a learned sink; 1 for sigmoid.
+    output: Σ weights · v. surprise: Σ weights · (s − shift) · log2 e.
     seen: the visible entries, where a rule beyond causal and window says so; else None.
     """
 
@@ -161,10 +165,12 @@ class Strip:
     stop: int
     low: int
     high: int
-    scores: Float[Tensor, "r rows keys"]
     weights: Float[Tensor, "r rows keys"]
     shift: Float[Tensor, "r rows"]
+    mass: Float[Tensor, "r rows"]
     total: Float[Tensor, "r rows"]
+    output: Float[Tensor, "r rows Dv"]
+    surprise: Float[Tensor, "r rows"]
     seen: Bool[Tensor, "#r rows keys"] | None
 
     def by_distance(self) -> Float[Tensor, "r rows distances"]:
@@ -181,11 +187,12 @@ class Strip:
         return self.weights.as_strided((self.weights.shape[0], rows, distances), (r_stride, stride + 1, 1), offset)
 
 
-def strip(sequence: Sequence, group: int, start: int, stop: int, work: Workspace, kt: Tensor, q: Tensor) -> Strip:
-    """Scores, mask, maximum and exponentials of one strip.
+def strip(sequence: Sequence, group: int, start: int, stop: int, work: Workspace, tensors: Prepared) -> Strip:
+    """Scores, mask, maximum, then tile by tile the exponentials and what is summed while a tile is in the cache.
 
-    kt and q come from `prepared`, in the dtype of `work`.
+    tensors come from `prepared`, in the dtype of `work`.
     """
+    q, kt, v = tensors
     r, rows = q.shape[0], stop - start
     first, last = start + sequence.offset, stop - 1 + sequence.offset
     low, high = sequence.span(first)[0], max(sequence.span(last)[1], sequence.span(first)[0])
@@ -193,33 +200,52 @@ def strip(sequence: Sequence, group: int, start: int, stop: int, work: Workspace
     s = work.scores[: r * rows, work.pad : work.pad + keys]
     p = work.weights[: r * rows, work.pad : work.pad + keys]
     torch.mm(q[:, start:stop].reshape(r * rows, -1), kt[:, low:high], out=s)
-    shape, strides = (
-        (r, rows, keys),
-        (rows * s.stride(0), s.stride(0), 1),
-    )  # said outright: a size of 1 has no stride
+    shape, strides = (r, rows, keys), (rows * s.stride(0), s.stride(0), 1)  # a size of 1 has no stride of its own
     s3, p3 = s.as_strided(shape, strides), p.as_strided(shape, strides)
     if shaped(sequence):
         _shape_scores(s3, sequence, group, start, stop, low, high)
         if not sequence.score.sigmoid:
             s *= LOG2E
     seen = _hide(s3, sequence, group, start, stop, low, high, work)
-    if sequence.score.sigmoid:
-        torch.sigmoid(s, out=p)  # sigmoid(HIDDEN) is exactly 0
-        return Strip(sequence, start, stop, low, high, s3, p3, s.new_zeros(r, rows), s.new_ones(r, rows), seen)
-    m = s.amax(1, keepdim=True) if keys else s.new_full((r * rows, 1), HIDDEN)
-    empty = m == HIDDEN if seen is not None or sequence.blind(last) else None
+    normal = not sequence.score.sigmoid
+    m = s.amax(1, keepdim=True) if keys and normal else s.new_full((r * rows, 1), HIDDEN if normal else 0)
+    # Where nothing is visible m is HIDDEN itself, and exp2(0) would weigh every key.
+    empty = m == HIDDEN if normal and (seen is not None or sequence.blind(last)) else None
     learned = None
     if sequence.score.sinks is not None:
         learned = sequence.score.sinks[group * r : (group + 1) * r].to(s).repeat_interleave(rows)[:, None] * LOG2E
         m = torch.maximum(m, learned)
-    s -= m
-    torch.exp2(s, out=p)
-    if empty is not None:
-        p.masked_fill_(empty, 0)  # where nothing is visible m is HIDDEN itself, and exp2(0) would weigh every key
-    total = p3.sum(-1)
+    mass, surprise = s.new_zeros(r * rows), s.new_zeros(r * rows)
+    output = s.new_zeros(r * rows, v.shape[1])
+    for tile in range(0, keys, TILE):
+        s_tile, p_tile = s[:, tile : tile + TILE], p[:, tile : tile + TILE]
+        if normal:
+            s_tile -= m
+            torch.exp2(s_tile, out=p_tile)
+            if empty is not None:
+                p_tile.masked_fill_(empty, 0)
+        else:
+            torch.sigmoid(s_tile, out=p_tile)  # sigmoid(HIDDEN) is exactly 0
+        mass += p_tile.sum(1)
+        output.addmm_(p_tile, v[low + tile : low + tile + p_tile.shape[1]])
+        surprise += s_tile.mul_(p_tile).sum(1)
+    total = mass if normal else torch.ones_like(mass)
     if learned is not None:
-        total += torch.exp2(learned - m).view(r, rows)
-    return Strip(sequence, start, stop, low, high, s3, p3, m.view(r, rows), total, seen)
+        total = mass + torch.exp2(learned - m)[:, 0]
+    return Strip(
+        sequence,
+        start,
+        stop,
+        low,
+        high,
+        p3,
+        m.view(r, rows),
+        mass.view(r, rows),
+        total.view(r, rows),
+        output.view(r, rows, -1),
+        surprise.view(r, rows),
+        seen,
+    )
 
 
 def shaped(sequence: Sequence) -> bool:

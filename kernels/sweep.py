@@ -47,7 +47,7 @@ class Sweep:
         sequence = item.sequence
         self.item, self.raw, self.sequence = item, raw, sequence
         self.rows_a_strip = rows_per_strip(sequence)
-        self.q, self.kt, self.v = item.prepared
+        self.v = item.prepared[2]
         self.work = work
         # i₀ − j for every key of a strip is a slice of this, whatever the strip: from the farthest down to −rows.
         self.farthest = sequence.offset + sequence.n_rows
@@ -68,11 +68,9 @@ class Sweep:
 
     def run(self) -> Sweep:
         """All strips of the item."""
-        sequence, step = self.sequence, self.rows_a_strip
-        for start in range(self.item.way * step, sequence.n_rows, self.item.ways * step):
-            part = strip(
-                sequence, self.item.group, start, min(start + step, sequence.n_rows), self.work, self.kt, self.q
-            )
+        item, sequence, step = self.item, self.sequence, self.rows_a_strip
+        for start in range(item.way * step, sequence.n_rows, item.ways * step):
+            part = strip(sequence, item.group, start, min(start + step, sequence.n_rows), self.work, item.prepared)
             inverse = part.total.reciprocal()
             if part.seen is not None or sequence.blind(part.stop - 1 + sequence.offset):
                 inverse.masked_fill_(part.total == 0, 0)
@@ -95,27 +93,22 @@ class Sweep:
     def _write_rows(self, part: Strip, rows: slice, inverse: Tensor) -> None:
         """Output and raw row sums of one strip."""
         weights, low, high = part.weights, part.low, part.high
-        shape = inverse.shape
         total, mass, shift, peak, surprise, first, previous, current, local, distance = self.rows[:, :, rows].unbind(0)
-        z = torch.mm(weights.flatten(0, 1), self.v[low:high])
-        torch.mul(z.view(*shape, -1), inverse[..., None], out=self.z[:, rows])
+        torch.mul(part.output, inverse[..., None], out=self.z[:, rows])
         total.copy_(part.total)
         if low == 0 and high:
             first.copy_(weights[..., 0])
-        if self.sequence.score.sigmoid:
-            torch.sum(weights, -1, out=mass)
-        else:
-            shift.copy_(part.shift)
-            torch.sum(part.scores.mul_(weights), -1, out=surprise)
-            if self.sequence.score.sinks is not None:
-                torch.sum(weights, -1, out=mass)
-                peak.copy_(weights.amax(-1))
+        mass.copy_(part.mass)
+        shift.copy_(part.shift)
+        surprise.copy_(part.surprise)
+        if self.sequence.score.sinks is not None:
+            peak.copy_(weights.amax(-1))
         if self.sequence.causal:
             position = part.start + self.sequence.offset
             # Distance from the strip's first row keeps the summands small beside what they add up to.
             begin = self.farthest - (position - low)
             back = self.back[begin : begin + high - low]
-            distance.copy_(torch.mv(weights.flatten(0, 1), back).view(shape))
+            distance.copy_(torch.mv(weights.flatten(0, 1), back).view(inverse.shape))
             diagonals = part.by_distance()
             n = diagonals.shape[-1]
             current.copy_(diagonals[..., n - 1])

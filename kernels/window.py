@@ -102,10 +102,10 @@ def _strips(
     """(group, first row, normalised weights [r, rows, keys], first key) of every strip of rows [first, last)."""
     step = rows_per_strip(sequence)
     for group in range(sequence.k.shape[0]) if only is None else (only,):
-        q, kt, v = prepared(sequence, group, like.dtype)
-        work = Workspace(sequence.group, min(step, max(1, last - first)), sequence.n_keys, v)
+        tensors = prepared(sequence, group, like.dtype)
+        work = Workspace(sequence.group, min(step, max(1, last - first)), sequence.n_keys, like)
         for start in range(first, last, step):
-            part = strip(sequence, group, start, min(start + step, last), work, kt, q)
+            part = strip(sequence, group, start, min(start + step, last), work, tensors)
             yield (
                 group,
                 start,
