@@ -1,4 +1,4 @@
-"""Which keys carry a query's label, as sparse pairs: found once a sequence, read by every layer and head."""
+"""Which keys carry a query's label, as sparse pairs: found by sorting once a sequence, read by every layer and head."""
 
 from __future__ import annotations
 
@@ -10,91 +10,80 @@ from probe.kernels.inputs import Lookup
 from probe.kernels.strips import Sequence, Strip
 
 PAIRS_A_TOKEN = 64
-"""Pairs are kept only up to this many a token, so that memory stays linear in length (some KiB a token)."""
+"""Places of pairs are kept up to this many a token, else made anew for each strip: memory stays linear in length."""
 
 DENSE_SHARE = 0.1
 """Above this share of matching entries a masked sum is faster than gathering them."""
 
 
 class Pairs:
-    """The matching (query row, key) pairs of one lookup on one sequence, sorted by row, or None when too many."""
+    """The matching keys of every query row of one lookup on one sequence, without any [T, S] comparison.
+
+    Keys are sorted by (label, position), so the keys of a query are one run of that order: `order[low:high]`.
+    """
 
     def __init__(self, lookup: Lookup, sequence: Sequence) -> None:
-        """Find the pairs in strips; give up (and look strip by strip later) beyond PAIRS_A_TOKEN a token."""
-        b = sequence.index
+        """Sort the keys, find each query's run."""
+        b, n_keys = sequence.index, sequence.n_keys
         rows = slice(sequence.first_row, sequence.first_row + sequence.n_rows)
-        keys = slice(sequence.first_key, sequence.first_key + sequence.n_keys)
-        self.query = lookup.query_label[b, rows]
-        self.key = lookup.key_label[b, keys]
-        self.gap, self.offset = lookup.gap, sequence.offset
-        self.starts: Int[Tensor, "rows_plus_1"] | None = None
-        self.columns: Int[Tensor, "pairs"] | None = None
+        self.query = lookup.query_label[b, rows].long()
+        self.key = lookup.key_label[b, sequence.first_key : sequence.first_key + n_keys].long()
+        position = torch.arange(n_keys, device=self.key.device)
+        code, self.order = (self.key * (n_keys + 1) + position).sort()
+        self.last = torch.arange(sequence.n_rows, device=self.key.device) + sequence.offset - lookup.gap
+        first = self.query * (n_keys + 1)
+        self.low = torch.searchsorted(code, first)
+        high = torch.searchsorted(code, first + self.last.clamp(min=-1, max=n_keys - 1), right=True)
+        self.high = torch.where((self.query >= 0) & (self.last >= 0), torch.maximum(high, self.low), self.low)
+        pairs = int((self.high - self.low).sum())
+        self.keep = pairs <= PAIRS_A_TOKEN * (sequence.n_rows + n_keys)
         self.places: dict[tuple[int, ...], tuple[Tensor, Tensor]] = {}
-        found, counts, budget = [], [], PAIRS_A_TOKEN * (sequence.n_rows + sequence.n_keys)
-        for start in range(0, sequence.n_rows, 256):
-            stop = min(start + 256, sequence.n_rows)
-            match = self.match(start, stop, 0, sequence.n_keys)
-            counts.append(match.sum(1))
-            found.append(match.nonzero()[:, 1].int())
-            budget -= found[-1].numel()
-            if budget < 0:
-                return
-        self.columns = torch.cat(found)
-        zero = torch.zeros(1, dtype=torch.long, device=self.query.device)
-        self.starts = torch.cat([zero, torch.cat(counts).cumsum(0)])
-
-    def match(self, start: int, stop: int, low: int, high: int) -> Tensor:
-        """Bool [stop − start, high − low]: which keys of [low, high) count for which rows of [start, stop)."""
-        query, key = self.query[start:stop, None], self.key[None, low:high]
-        rows = torch.arange(start, stop, device=query.device)[:, None] + self.offset
-        columns = torch.arange(low, high, device=query.device)
-        return (query == key) & (query >= 0) & (rows - columns >= self.gap)
 
     def mass(self, strip: Strip, out: Float[Tensor, "r rows"]) -> None:
         """Write Σ of the strip's unnormalised weights over the matching keys of each row into `out`."""
         weights = strip.weights
+        r, rows, keys = weights.shape
         found = self._in_strip(strip)
         if found is None:
-            match = self.match(strip.start, strip.stop, strip.low, strip.high)
-            if match.sum() > DENSE_SHARE * match.numel():
-                torch.sum(weights * match, -1, out=out)
-                return
-            found = self._places(strip, *match.nonzero(as_tuple=True))
+            torch.sum(weights * self._match(strip), -1, out=out)
+            return
         row, place = found
         # One flat view of all heads' rows: index_select copies anything but a flat, dense tensor first.
-        r, rows, keys = weights.shape
         flat = weights.as_strided(((r * rows - 1) * weights.stride(1) + keys,), (1,))
-        sums = weights.new_zeros(r * rows)
-        out.copy_(sums.index_add_(0, row, flat.index_select(0, place)).view(out.shape))
+        head = torch.arange(r, dtype=torch.int32, device=row.device)[:, None]
+        chosen = flat.index_select(0, (place + head * weights.stride(0)).view(-1))
+        sums = weights.new_zeros(r * rows).index_add_(0, (row + head * rows).view(-1), chosen)
+        out.copy_(sums.view(out.shape))
 
-    def _in_strip(self, strip: Strip) -> tuple[Tensor, Tensor] | None:
-        """Row of every pair and its place in the strip's memory; None when the pairs were too many to keep."""
-        if self.starts is None or self.columns is None:
-            return None
-        key = (
-            strip.start,
-            strip.stop,
-            strip.low,
-            strip.high,
-            *strip.weights.stride(),
-            strip.weights.shape[0],
-        )
+    def _match(self, strip: Strip) -> Tensor:
+        """Bool [rows, keys] of a strip."""
+        query, key = self.query[strip.start : strip.stop, None], self.key[None, strip.low : strip.high]
+        position = torch.arange(strip.low, strip.high, device=query.device)
+        seen = position <= self.last[strip.start : strip.stop, None]
+        return (query == key).logical_and_(query >= 0).logical_and_(seen)
+
+    def _in_strip(self, strip: Strip) -> tuple[Int[Tensor, "pairs"], Int[Tensor, "pairs"]] | None:
+        """Row of every pair and its place in the memory of one head; None where pairs are too dense to gather."""
+        stride = strip.weights.stride(1)
+        key = (strip.start, strip.stop, strip.low, strip.high, stride)
         kept = self.places.get(key)
-        if kept is None:
-            bounds = self.starts[strip.start : strip.stop + 1]
-            column = self.columns[bounds[0] : bounds[-1]].long() - strip.low
-            row = torch.repeat_interleave(torch.arange(strip.stop - strip.start, device=column.device), bounds.diff())
+        if kept is not None:
+            return kept
+        low = self.low[strip.start : strip.stop]
+        counts = self.high[strip.start : strip.stop] - low
+        total = int(counts.sum())
+        if total > DENSE_SHARE * (strip.stop - strip.start) * (strip.high - strip.low):
+            return None
+        row = torch.repeat_interleave(torch.arange(len(counts), device=low.device), counts, output_size=total)
+        within = torch.arange(total, device=low.device) - (counts.cumsum(0) - counts)[row]
+        column = self.order[low[row] + within] - strip.low
+        if strip.low or strip.high < strip.sequence.n_keys:
             inside = (column >= 0) & (column < strip.high - strip.low)
-            kept = self.places[key] = self._places(strip, row[inside], column[inside])
-        return kept
-
-    @staticmethod
-    def _places(strip: Strip, row: Tensor, column: Tensor) -> tuple[Tensor, Tensor]:
-        """(row, column) of one head -> row in [r · rows] and place in memory, for all heads of the group."""
-        r, rows, _ = strip.weights.shape
-        head = torch.arange(r, device=row.device)[:, None]
-        place = head * strip.weights.stride(0) + row * strip.weights.stride(1) + column
-        return (head * rows + row).flatten().int(), place.flatten().int()
+            row, column = row[inside], column[inside]
+        found = row.int(), (row * stride + column).int()
+        if self.keep:
+            self.places[key] = found
+        return found
 
 
 def pairs_of(lookup: Lookup, sequence: Sequence) -> Pairs:

@@ -129,7 +129,8 @@ class Raw:
                 slice(None),
                 slice(sequence.first_row, sequence.first_row + sequence.n_rows),
             )
-            part[place] = self.sink_weights[place][..., :n] @ v
+            for out, weights, values in zip(part[place], self.sink_weights[place], v, strict=True):
+                torch.mm(weights[:, :n], values, out=out)
         return part.mul_(inverse[..., None])
 
     def _mean_thumbnail(self) -> Tensor | None:

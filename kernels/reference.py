@@ -115,7 +115,9 @@ def statistics(call: Attention, request: Request) -> tuple[Float[Tensor, "B H T 
         visible=seen.sum(-1),
         received=P.sum(-2),
         received_rows=seen.sum(-2),
-        by_distance=_by_distance(P, i - start, d, S) if ordered else torch.full((B, H, S), torch.nan, device=P.device),
+        by_distance=_by_distance(P, i - start, call.mask.query_offset, S)
+        if ordered
+        else torch.full((B, H, S), torch.nan, device=P.device),
         thumbnail=_thumbnails(P, call, request.bands) if request.bands and square else None,
     )
 
@@ -134,9 +136,9 @@ def _matches(lookup: Lookup, d: Tensor) -> Tensor:
     return (query == key) & (query >= 0) & (d >= lookup.gap)
 
 
-def _by_distance(P: Tensor, own_position: Tensor, d: Tensor, S: int) -> Tensor:
+def _by_distance(P: Tensor, own_position: Tensor, offset: int, S: int) -> Tensor:
     later = P * (own_position >= 1)
-    return torch.stack([(later * (d == gap)).sum((-1, -2)) for gap in range(S)], -1)
+    return torch.stack([later.diagonal(offset - gap, -2, -1).sum(-1) for gap in range(S)], -1)
 
 
 def _thumbnails(P: Tensor, call: Attention, bands: int) -> Tensor:

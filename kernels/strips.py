@@ -199,7 +199,7 @@ def strip(sequence: Sequence, group: int, start: int, stop: int, work: Workspace
     keys = high - low
     s = work.scores[: r * rows, work.pad : work.pad + keys]
     p = work.weights[: r * rows, work.pad : work.pad + keys]
-    torch.mm(q[:, start:stop].reshape(r * rows, -1), kt[:, low:high], out=s)
+    torch.mm((q[:, start:stop] * factor(sequence)).reshape(r * rows, -1), kt[:, low:high], out=s)
     shape, strides = (r, rows, keys), (rows * s.stride(0), s.stride(0), 1)  # a size of 1 has no stride of its own
     s3, p3 = s.as_strided(shape, strides), p.as_strided(shape, strides)
     if shaped(sequence):
@@ -253,20 +253,19 @@ def shaped(sequence: Sequence) -> bool:
     return sequence.score.softcap is not None or sequence.bias is not None
 
 
+def factor(sequence: Sequence) -> float:
+    """What q is multiplied with: the scale, and log2(e) where nothing acts between q·k and the softmax."""
+    return sequence.score.scale * (1.0 if shaped(sequence) or sequence.score.sigmoid else LOG2E)
+
+
 Prepared = tuple[Float[Tensor, "r T D"], Float[Tensor, "D S"], Float[Tensor, "S Dv"]]
-"""q times its scale, k transposed, v of one group: see `prepared`."""
+"""q, k transposed, v of one group: see `prepared`."""
 
 
 def prepared(sequence: Sequence, group: int, dtype: torch.dtype) -> Prepared:
-    """q [r, T, D] of a group times its scale, k transposed [D, S], v [S, Dv], in `dtype`.
-
-    The factor log2(e) goes into q where nothing acts between q·k and the softmax, else `strip` applies it after.
-    """
+    """q [r, T, D] of a group, k transposed [D, S], v [S, Dv], in `dtype`; no copy where they are that already."""
     r = sequence.group
-    factor = sequence.score.scale
-    if not shaped(sequence) and not sequence.score.sigmoid:
-        factor *= LOG2E
-    q = sequence.q[group * r : (group + 1) * r].to(dtype) * factor
+    q = sequence.q[group * r : (group + 1) * r].to(dtype)
     return q, sequence.k[group].to(dtype).t(), sequence.v[group].to(dtype)
 
 

@@ -40,6 +40,8 @@ def scan(
     window: int = 64,
     seed: int = 0,
     bands: int = 64,
+    random_sequences: int = RANDOM_SEQUENCES,
+    verify: bool = True,
     backend: str = "auto",
     progress: Progress = silent,
 ) -> HeadTable:
@@ -49,6 +51,8 @@ def scan(
     tokens: ids, read as they are: no BOS is added, nothing is cut or padded.
     sinks, window: what a streaming head keeps: the first `sinks` keys, and those less than `window` back.
     seed: of the random-token sequences and of the bootstrap. bands: side of the thumbnails.
+    random_sequences: how many repeated random sequences the `_random` columns are measured on; 0 leaves them NaN.
+    verify: False for a model whose hook points were proved before in this process.
 
     Returns the head table of METRICS with its profiles. Raises ModelError, TokensError, HookError or KernelError,
     one line each, before anything is measured wherever it can be known before.
@@ -56,12 +60,13 @@ def scan(
     loaded = model if isinstance(model, Loaded) else load(model)
     running = Running(loaded.model)
     ids = check_ids(tokens, vocabulary=running.vocabulary, limit=running.n_ctx)
-    running.verify()
+    if verify:
+        running.verify()
     scanner = _Scan(running, sinks, window, bands, backend, progress, steps=len(ids))
     for sequence in ids:
         scanner.read(torch.tensor([sequence]))
     per_sequence = scanner.finish()
-    repeated = _random(scanner, loaded, seed)
+    repeated = _random(scanner, loaded, random_sequences, seed)
     return HeadTable.build(
         {**per_sequence, **repeated},
         scanner.profiles.arrays(),
@@ -92,7 +97,7 @@ class _Scan:
         self.profiles = Profiles(len(running.sites), running.n_heads)
         self.values: dict[str, list[np.ndarray]] = defaultdict(list)
         self.rows_without_key = 0
-        self.no_random: str | None = None
+        self.random_tokens: str | dict[str, Any] = ""
         self.done, self.total = 0, steps * len(running.sites)
         self.grams = {site: _gram(running.head_writes(site)) for site in running.sites}
 
@@ -174,8 +179,11 @@ class _Scan:
         return {name: np.stack(values) for name, values in self.values.items()}
 
 
-def _random(scanner: _Scan, loaded: Loaded, seed: int) -> dict[str, np.ndarray]:
+def _random(scanner: _Scan, loaded: Loaded, count: int, seed: int) -> dict[str, np.ndarray]:
     """The `_random` columns, or none of them where the model cannot read such sequences (said in the metadata)."""
+    if count == 0:
+        scanner.random_tokens = "not asked for"
+        return {}
     running = scanner.running
     special = special_ids(loaded.tokenizer) if loaded.tokenizer is not None else ()
     try:
@@ -183,14 +191,15 @@ def _random(scanner: _Scan, loaded: Loaded, seed: int) -> dict[str, np.ndarray]:
             vocabulary=running.vocabulary,
             bos=running.bos,
             special=special,
-            sequences=RANDOM_SEQUENCES,
+            sequences=count,
             distinct=RANDOM_DISTINCT,
             seed=seed,
             limit=running.n_ctx,
         )
     except TokensError as error:
-        scanner.no_random = str(error)
+        scanner.random_tokens = str(error)
         return {}
+    scanner.random_tokens = {"sequences": count, "distinct": RANDOM_DISTINCT, "bos": running.bos, "seed": seed}
     return scanner.repeated(torch.tensor(made.ids), RANDOM_DISTINCT)
 
 
@@ -226,8 +235,7 @@ def _metadata(loaded: Loaded, running: Running, ids: list[list[int]], scanner: _
         "seed": seed,
         "definitions": DEFINITIONS,
         "rows_without_key": scanner.rows_without_key,
-        "random_tokens": scanner.no_random
-        or {"sequences": RANDOM_SEQUENCES, "distinct": RANDOM_DISTINCT, "bos": running.bos, "seed": seed},
+        "random_tokens": scanner.random_tokens,
         "parameters": {
             "sinks": request.sinks,
             "window": request.window,

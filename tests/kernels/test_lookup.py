@@ -9,7 +9,7 @@ import torch
 
 from probe.kernels import lookup, reference
 from probe.kernels.blockwise import blockwise
-from probe.kernels.inputs import Attention, Lookup, Mask, Request
+from probe.kernels.inputs import Attention, Lookup, Request
 from probe.kernels.lookup import Pairs, pairs_of
 from probe.kernels.strips import sequences
 
@@ -54,7 +54,7 @@ def test_kept_not_kept_and_dense_agree(
         masses[path] = blockwise(made, request)[1].lookup["x"]
         kept = [pairs for pairs in asked.found.values() if isinstance(pairs, Pairs)]
         assert len(kept) == 2
-        assert all((pairs.columns is not None) == (path == "kept") for pairs in kept)
+        assert all(bool(pairs.places) == (path == "kept") for pairs in kept)
     # Kept or found strip by strip, the same numbers are added in the same order.
     assert torch.equal(masses["kept"].nan_to_num(-1), masses["sparse"].nan_to_num(-1))
 
@@ -62,10 +62,11 @@ def test_kept_not_kept_and_dense_agree(
 def test_too_many_pairs_are_not_kept(call: Call) -> None:
     ids = labels("same", 300)
     sequence = sequences(call(300))[0]
-    assert Pairs(Lookup(ids, ids), sequence).columns is None  # 45,000 pairs; at most 64 a token are kept
+    assert not Pairs(Lookup(ids, ids), sequence).keep  # 45,150 pairs; at most 64 a token, 38,400, are kept
     kept = Pairs(Lookup(labels("distinct", 300), labels("distinct", 300)), sequence)
-    assert kept.columns is not None
-    assert kept.columns.tolist() == list(range(300))
+    assert kept.keep
+    assert kept.order[kept.low].tolist() == list(range(300))
+    assert (kept.high - kept.low).tolist() == [1] * 300
 
 
 def test_pairs_are_found_once_for_all_layers(call: Call) -> None:
@@ -114,6 +115,7 @@ def test_pairs_know_the_sequence(call: Call) -> None:
             for j in range(i)
             if ids[sequence.index, first + i] == ids[sequence.index, first + j] >= 0
         ]
-        match = pairs.match(0, sequence.n_rows, 0, sequence.n_keys)
-        assert match.nonzero().tolist() == [list(pair) for pair in wanted]
+        runs = zip(pairs.low.tolist(), pairs.high.tolist(), strict=True)
+        found = [(i, j) for i, (low, high) in enumerate(runs) for j in pairs.order[low:high].tolist()]
+        assert found == wanted
     assert Mask() == call(30).mask
