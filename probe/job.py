@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import shlex
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TypeVar
 
@@ -42,6 +43,21 @@ class Job:
         if self.sinks < 0 or self.seed < 0:
             name = "sinks" if self.sinks < 0 else "seed"
             raise TokensError(f"--{name}: found {getattr(self, name)}, wanted 0 or more")
+
+
+def reproduced(job: Job) -> str:
+    """The command that asks for the same again: every option that is not the default, files by name, no folder."""
+    words = ["probe", job.command, job.model]
+    for option in fields(job):
+        value = getattr(job, option.name)
+        if option.name in ("command", "model", "out", "fresh") or value == option.default:
+            continue
+        words.append(f"--{option.name}")
+        if isinstance(value, tuple):
+            words.append(",".join(f"{number:g}" for number in value))
+        elif not isinstance(value, bool):
+            words.append(value.name if isinstance(value, Path) else str(value))
+    return shlex.join([*words, "--out", "DIR"])
 
 
 def numbers(option: str, text: str, kind: type[Number]) -> tuple[Number, ...]:

@@ -21,7 +21,7 @@ from probe.analyses.retrieval_ablation import STANDARD
 from probe.analyses.retrieval_result import RetrievalResult
 from probe.errors import TokensError
 from probe.hooks.spec import spec_of
-from probe.job import Job
+from probe.job import Job, reproduced
 from probe.models import Loaded, load
 from probe.planted_prompts import planted_text
 from probe.planted_words import NEEDLE_WORDS, planted_words
@@ -220,7 +220,7 @@ def _write(
     outcome.roles = heads_by_role(table)
     if job.command == "report" and tokens is not None:
         strings = [token_strings(loaded.tokenizer, ids) for ids in tokens.ids]
-        write_report(table, results.path, retrieval=found, tokens_text=strings)
+        write_report(table, results.path, retrieval=found, tokens_text=strings, command=reproduced(job))
 
 
 @contextmanager

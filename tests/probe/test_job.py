@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from probe.errors import TokensError
-from probe.job import Job, numbers
+from probe.job import Job, numbers, reproduced
 
 
 def test_numbers_are_read_or_refused_by_name():
@@ -38,3 +38,11 @@ def test_reading_a_job_imports_nothing_heavy():
     code = "import sys, probe.job, probe.cli; print([m for m in ('torch', 'pandas', 'plotly') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_command_to_repeat_names_what_was_changed_and_no_folder():
+    job = Job(
+        "scan", "planted", Path("/somewhere/out"), text=Path("/private/my text.txt"), bos=True, depths=(0.0, 12.5)
+    )
+    assert reproduced(job) == "probe scan planted --text 'my text.txt' --bos --depths 0,12.5 --out DIR"
+    assert reproduced(Job("report", "a/b", Path("x"))) == "probe report a/b --out DIR"
