@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from probe.kernels import strips
 from probe.kernels.blockwise import blockwise
 from probe.kernels.inputs import Attention, Mask, Request, Score
 from probe.kernels.statistics import Statistics
@@ -140,6 +141,18 @@ def test_a_single_decoding_step(call: Call, check: Check) -> None:
 def test_tensors_in_any_layout(call: Call, check: Check) -> None:
     made = call(40)
     check(replace(made, q=made.q.transpose(1, 2).contiguous().transpose(1, 2), v=made.v.mT.contiguous().mT))
+
+
+@pytest.mark.parametrize("width", [1, 7, 64])
+@pytest.mark.parametrize("rule", RULES)
+def test_tiles_of_any_width(rule: str, width: int, call: Call, check: Check, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(strips, "TILE", width)
+    check(call(70, rule=rule, ratio=3, groups=1))
+
+
+@pytest.mark.parametrize("rule", ["causal", "bidirectional", "left padding"])
+def test_more_keys_than_a_tile(rule: str, call: Call, check: Check) -> None:
+    check(call(strips.TILE + 76, rule=rule, ratio=2, groups=1))
 
 
 # Strange scores

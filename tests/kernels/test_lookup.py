@@ -118,4 +118,3 @@ def test_pairs_know_the_sequence(call: Call) -> None:
         runs = zip(pairs.low.tolist(), pairs.high.tolist(), strict=True)
         found = [(i, j) for i, (low, high) in enumerate(runs) for j in pairs.order[low:high].tolist()]
         assert found == wanted
-    assert Mask() == call(30).mask

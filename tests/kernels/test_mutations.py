@@ -37,10 +37,12 @@ MUTANTS = {
     "a bidirectional window is one too wide": Mutant(
         "strips", "columns >= positions + sequence.window", "columns > positions + sequence.window"
     ),
-    "no learned sink": Mutant("strips", "total += torch.exp2(learned - m).view(r, rows)", "total += 0"),
-    "natural logarithms for base 2": Mutant("strips", "factor *= LOG2E", "factor *= 1.0"),
+    "only the last tile is summed": Mutant("strips", "mass += p_tile", "mass = p_tile"),
+    "the values of the first tile serve all": Mutant("strips", "v[low + tile : low + tile +", "v[low : low +"),
+    "no learned sink": Mutant("strips", "total = mass + torch.exp2(learned - m)[:, 0]", "total = mass"),
+    "natural logarithms for base 2": Mutant("strips", "or sequence.score.sigmoid else LOG2E", "or True else LOG2E"),
     "the same after a soft cap": Mutant("strips", "s *= LOG2E", "s *= 1.0"),
-    "the maximum is not subtracted": Mutant("strips", "s -= m", "s -= 0 * m"),
+    "the maximum is not subtracted": Mutant("strips", "s_tile -= m", "s_tile -= 0 * m"),
     "a blind query weighs every key": Mutant("strips", "if empty is not None:", "if False:"),
     "the first key head serves all": Mutant("strips", "sequence.k[group]", "sequence.k[0]"),
     "the first value head serves all": Mutant("strips", "sequence.v[group]", "sequence.v[0]"),
@@ -57,15 +59,15 @@ MUTANTS = {
         "strips", "block[group * r : (group + 1) * r] if", "block[:r] if"
     ),
     "distances are off by one": Mutant("strips", "- (distances - 1)", "- distances"),
-    "the gap of a lookup is off by one": Mutant("lookup", "rows - columns >= self.gap", "rows - columns > self.gap"),
-    "labels below 0 match": Mutant("lookup", "& (query >= 0) ", ""),
-    "a window shifts the pairs": Mutant("lookup", ".long() - strip.low", ".long()"),
-    "the first sequence's labels": Mutant("lookup", "lookup.key_label[b, keys]", "lookup.key_label[0, keys]"),
-    "many pairs are turned round": Mutant("lookup", "torch.sum(weights * match", "torch.sum(weights * ~match"),
+    "the gap of a lookup is off by one": Mutant("lookup", "offset - lookup.gap", "offset - lookup.gap - 1"),
+    "labels below 0 match": Mutant("lookup", "(self.query >= 0) & (self.last >= 0)", "self.last >= 0"),
+    "a window shifts the pairs": Mutant("lookup", "within] - strip.low", "within]"),
+    "the first sequence's labels": Mutant("lookup", "lookup.key_label[b, ", "lookup.key_label[0, "),
+    "many pairs are turned round": Mutant("lookup", "weights * self._match", "weights * ~self._match"),
     "the last partial strip is forgotten": Mutant(
         "sweep",
-        "sequence.n_rows, self.item.ways * step",
-        "sequence.n_rows - sequence.n_rows % step, self.item.ways * step",
+        "sequence.n_rows, item.ways * step",
+        "sequence.n_rows - sequence.n_rows % step, item.ways * step",
     ),
     "query 0 is in the distances": Mutant("sweep", "inverse[:, 0] = 0", "inverse[:, 0] *= 1"),
     "the kept window is one short": Mutant(
@@ -129,7 +131,9 @@ def cases(call: Callable[..., Attention], request_for: Callable[..., Request]) -
     ]
     packed, decoding = call(40, rule="packed"), call(40, rule="decoding")
     calls.append(replace(decoding, mask=replace(packed.mask, query_offset=9)))
+    calls.append(call(1100, B=1, groups=1, ratio=1))  # longer than a tile
     pairs = [(made, request_for(made)) for made in calls]
+    pairs.append((calls[0], request_for(calls[0], alphabet=60)))  # few pairs: gathered, not masked
     alike = torch.zeros(1, 300, dtype=torch.long)
     return [*pairs, (call(300, B=1, groups=1), Request(lookups={"same": Lookup(alike, alike, gap=1)}))]
 

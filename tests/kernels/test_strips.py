@@ -19,15 +19,15 @@ Call = Callable[..., Attention]
 def strips(sequence: Sequence, group: int, step: int) -> list[Strip]:
     """All strips of one group, `step` rows each; copies, as they share a workspace."""
     dtype = torch.float64 if sequence.q.dtype == torch.float64 else torch.float32
-    q, kt, v = prepared(sequence, group, dtype)
-    work = Workspace(sequence.group, step, sequence.n_keys, v)
+    tensors = prepared(sequence, group, dtype)
+    work = Workspace(sequence.group, step, sequence.n_keys, tensors[2])
     # Whatever stood in the workspace before must not matter.
     work.scores.fill_(torch.nan)
     work.weights[:, step:].fill_(torch.nan)
     out = []
     for start in range(0, sequence.n_rows, step):
-        part = strip(sequence, group, start, min(start + step, sequence.n_rows), work, kt, q)
-        out.append(replace(part, weights=part.weights.clone(), total=part.total.clone(), scores=part.scores.clone()))
+        part = strip(sequence, group, start, min(start + step, sequence.n_rows), work, tensors)
+        out.append(replace(part, weights=part.weights.clone()))
     return out
 
 
@@ -78,28 +78,33 @@ def test_a_query_far_past_the_last_key_is_blind(call: Call) -> None:
 @pytest.mark.parametrize("step", [16, 64, 7])
 def test_strips_are_the_rows_of_the_weights(rule: str, step: int, call: Call) -> None:
     made = call(70, rule=rule, ratio=3, dtype=torch.float64)
-    wanted, unit = reference.pattern(made), bound_of(made).unit
+    wanted, z, unit = reference.pattern(made), reference.output(made), bound_of(made).unit
     for sequence in sequences(made):
         for group in range(2):
             for part in strips(sequence, group, step):
                 rows = slice(sequence.first_row + part.start, sequence.first_row + part.stop)
                 keys = slice(sequence.first_key + part.low, sequence.first_key + part.high)
-                P = part.weights / part.total.clamp(min=1e-300)[..., None]
+                inverse = 1 / part.total.clamp(min=1e-300)[..., None]
+                P = part.weights * inverse
                 truth = wanted[sequence.index, group * 3 : group * 3 + 3, rows]
                 assert ((P - truth[..., keys]).abs() <= unit * truth[..., keys] + 1e-300).all()
                 outside = truth.sum(-1) - truth[..., keys].sum(-1)
                 assert outside.abs().max() <= 1e-15  # no weight beyond [low, high)
                 assert (part.weights[truth[..., keys] == 0] == 0).all()
+                assert (
+                    part.output * inverse - z[sequence.index, group * 3 : group * 3 + 3, rows]
+                ).abs().max() <= 10 * unit
+                assert (part.mass * inverse[..., 0] - truth.sum(-1)).abs().max() <= unit
 
 
 @pytest.mark.parametrize("rule", ["causal", "window 17", "decoding"])
 def test_the_view_by_distance_is_the_same_memory_turned(rule: str, call: Call) -> None:
     made = call(70, rule=rule)
     sequence = sequences(made)[0]
-    q, kt, v = prepared(sequence, 1, torch.float32)
-    work = Workspace(sequence.group, 16, sequence.n_keys, v)
+    tensors = prepared(sequence, 1, torch.float32)
+    work = Workspace(sequence.group, 16, sequence.n_keys, tensors[2])
     for start in range(0, 70, 16):
-        part = strip(sequence, 1, start, min(start + 16, 70), work, kt, q)
+        part = strip(sequence, 1, start, min(start + 16, 70), work, tensors)
         view = part.by_distance()
         assert view.untyped_storage().data_ptr() == part.weights.untyped_storage().data_ptr()
         n = view.shape[-1]
