@@ -73,16 +73,20 @@ class LazyMask:
 
     @property
     def shape(self) -> torch.Size:
+        """[B or 1, H or 1, T, S], as a dense mask would have it."""
         return torch.Size((self.batch, self.heads, self.queries, self.keys))
 
     @property
     def dtype(self) -> torch.dtype:
+        """Visible or not: bool."""
         return torch.bool
 
     def dim(self) -> int:
+        """Four."""
         return self.ndim
 
     def size(self, axis: int | None = None) -> int | torch.Size:
+        """The shape, or one axis of it."""
         return self.shape if axis is None else self.shape[axis]
 
     def to(self, *_args: object, **_kwargs: object) -> LazyMask:
@@ -90,6 +94,7 @@ class LazyMask:
         return self
 
     def contiguous(self) -> LazyMask:
+        """Itself: there is no memory to order."""
         return self
 
     @classmethod

@@ -34,6 +34,7 @@ class Stream:
 
     @property
     def size(self) -> int:
+        """Dimensions of the abstract stream."""
         return len(FLAGS) + len(CODES) * CODE + self.positions
 
     def __getitem__(self, name: str) -> slice:
@@ -64,6 +65,7 @@ class Reader:
     position_scale: float | None
 
     def empty(self) -> Float[Tensor, "D m"]:
+        """Zeros, to write the weights of a layer into."""
         return torch.zeros(HEAD_DIM, self.stream.size, dtype=torch.float64)
 
     def code(self, source: str, gain: float = 1.0) -> Float[Tensor, "D m"]:

@@ -25,6 +25,7 @@ TOP = 3
 
 
 def head_name(layer: int, head: int) -> str:
+    """`L10H7`."""
     return f"L{layer}H{head}"
 
 

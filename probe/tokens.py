@@ -46,6 +46,7 @@ class Tokens:
 
     @property
     def sha256(self) -> str:
+        """Hash of the ids: see `tokens_hash`."""
         return tokens_hash(self.ids)
 
 

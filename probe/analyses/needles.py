@@ -108,6 +108,7 @@ class Trial:
 
     @property
     def answer_ids(self) -> list[int]:
+        """Ids of the answer within the prompt."""
         return self.prompt_ids[slice(*self.answer)]
 
     def record(self) -> dict[str, Any]:
