@@ -31,7 +31,28 @@ def derive_rule(mask: LazyMask, *, cross: bool = False) -> MaskRule:
     def allowed(queries: Int[Tensor, "rows"], keys: Int[Tensor, "columns"]) -> Bool[Tensor, "#B #H rows columns"]:
         return mask.block(queries - mask.offset, keys)
 
-    return MaskRule(causal=False, window=None, query_offset=mask.offset, lengths=None, allowed=allowed)
+    causal = not cross and _nothing_ahead(mask)
+    return MaskRule(causal=causal, window=None, query_offset=mask.offset, lengths=None, allowed=allowed)
+
+
+def _nothing_ahead(mask: LazyMask) -> bool:
+    """Whether no query sees a later key: what an order of positions needs, whatever else the mask hides."""
+    plain = MaskRule(True, None, mask.offset, None, None)
+    if mask.queries + mask.offset > mask.keys:
+        return False
+    for rows, columns in _blocks(mask, plain):
+        actual = _actual(mask, rows, columns)
+        ahead = (columns > rows + mask.offset).to(actual.device)
+        if bool((actual & ahead).any()):
+            return False
+    return True
+
+
+def _actual(mask: LazyMask, rows: Tensor, columns: Tensor) -> Tensor:
+    """The mask itself at rows [R, 1] and columns [1 or R, C], padding left aside."""
+    if mask.by_element:
+        return mask.block(rows[:, 0], columns[0], padding=False)
+    return mask.pairs(rows, columns)
 
 
 def _guess(mask: LazyMask, cross: bool) -> MaskRule | None:
@@ -106,10 +127,7 @@ def _borders(mask: LazyMask, rule: MaskRule, rows: Tensor) -> Tensor:
 
 
 def _agrees(mask: LazyMask, rule: MaskRule, rows: Tensor, columns: Tensor) -> bool:
-    if mask.by_element:
-        actual = mask.block(rows[:, 0], columns[0], padding=False)
-    else:
-        actual = mask.pairs(rows, columns)
+    actual = _actual(mask, rows, columns)
     rows, columns = rows.to(actual.device), columns.to(actual.device)
     position = rows + rule.query_offset
     wanted = torch.ones(rows.shape[0], columns.shape[-1], dtype=torch.bool, device=actual.device)

@@ -103,8 +103,10 @@ def test_other_rules_become_block_functions(name: str) -> None:
     assert mask is not None
     rule = mask.rule()
     assert rule.allowed is not None
-    assert (rule.causal, rule.window, rule.lengths) == (False, None, None)
+    assert (rule.window, rule.lengths) == (None, None)
     rows, columns = torch.arange(mask.queries), torch.arange(mask.keys)
+    ahead = mask.block(rows, columns, padding=False) & (columns > rows[:, None] + mask.offset)
+    assert rule.causal == (not bool(ahead.any()))
     assert torch.equal(rule.allowed(rows + rule.query_offset, columns), mask.block(rows, columns))
 
 
