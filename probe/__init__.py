@@ -30,7 +30,10 @@ if TYPE_CHECKING:
     from probe.report import write_report as write_report
     from probe.scan import scan as scan
     from probe.table import HeadTable as HeadTable
+    from probe.tokens import cut_pieces as cut_pieces
     from probe.tokens import natural_text as natural_text
+    from probe.tokens import random_repeats as random_repeats
+    from probe.tokens import token_strings as token_strings
 
 _HOMES = {
     "probe.analyses.needles": ("Needle",),
@@ -44,7 +47,7 @@ _HOMES = {
     "probe.report": ("write_report",),
     "probe.scan": ("scan",),
     "probe.table": ("HeadTable",),
-    "probe.tokens": ("natural_text",),
+    "probe.tokens": ("cut_pieces", "natural_text", "random_repeats", "token_strings"),
 }
 _PUBLIC = {name: home for home, names in _HOMES.items() for name in names}
 

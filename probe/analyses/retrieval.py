@@ -56,7 +56,8 @@ def retrieval(
 
     model: a name, or what `probe.load` gives (`probe.load(model, tokenizer=…)` for a model in memory).
     haystack: text, at least as long as the longest prompt; None: `probe.natural_text()`.
-    bos: begin every prompt with the tokenizer's first token (recorded). ablation: the causal test, or None.
+    bos: begin every prompt with the tokenizer's first token (recorded). ablation: the causal test, or None;
+    with the standard plan it takes several times as long as everything else on a small grid.
     Raises TokensError for a grid, haystack or needle that does not fit, ModelError and HookError for a model
     that cannot be measured.
     """

@@ -24,7 +24,7 @@ ENOUGH = 10
 """Usable trials below which there is no ranking."""
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class RetrievalResult:
     """Retrieval scores and their evidence.
 
@@ -40,6 +40,10 @@ class RetrievalResult:
     per_trial: pd.DataFrame
     ablation: pd.DataFrame
     metadata: dict[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        best = ", ".join(f"L{layer}H{head}" for layer, head in self.ranked()[:3]) or "no head ranked"
+        return f"RetrievalResult({self.n_usable} of {len(self.trials)} trials usable; {best})"
 
     @property
     def n_usable(self) -> int:
