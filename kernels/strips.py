@@ -137,7 +137,7 @@ class Workspace:
 
     def __init__(self, heads: int, rows: int, keys: int, like: Tensor) -> None:
         """Allocate buffers for strips of up to `rows` rows of `heads` heads; the zero pad is `rows` wide."""
-        self.heads, self.rows, self.pad = heads, rows, rows
+        self.pad = rows
         self.scores = torch.empty(heads * rows, rows + keys, dtype=like.dtype, device=like.device)
         self.weights = torch.empty_like(self.scores)
         self.weights[:, :rows] = 0

@@ -9,7 +9,7 @@ import pandas as pd
 from probe.analyses.retrieval_result import ENOUGH, RetrievalResult
 from probe.formats import records
 from probe.roles import RULES
-from probe.table import HeadTable
+from probe.table import HeadTable, head_name
 
 MEASURES = {
     "sink": ("sink_first", False),
@@ -22,11 +22,6 @@ MEASURES = {
 }
 """The metric that orders a role's heads, and whether the smallest comes first."""
 TOP = 3
-
-
-def head_name(layer: int, head: int) -> str:
-    """`L10H7`."""
-    return f"L{layer}H{head}"
 
 
 def heads_by_role(table: HeadTable) -> dict[str, dict[str, Any]]:
