@@ -1,0 +1,31 @@
+"""Run a model on a task's prompts: logits at the judged positions, for transformers and TransformerLens models."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from probe.hooks.lens import is_lens_model
+
+
+def logits_at(
+    model: Any, ids: Int[Tensor, "N T"], positions: Int[Tensor, "N K"]
+) -> Float[Tensor, "N K V"]:
+    """Logits of row n at positions[n], in the model's dtype, on its device, in the graph where one is kept.
+
+    A transformers model makes logits of the positions that some row asks for and of no others; a TransformerLens
+    model makes them all.
+    """
+    device = next(model.parameters()).device
+    ids, positions = ids.to(device), positions.to(device)
+    kept, index = torch.unique(positions, return_inverse=True)
+    if is_lens_model(model):
+        logits: Tensor = model(ids, return_type="logits")[:, kept]
+    else:
+        logits = model(ids, use_cache=False, logits_to_keep=kept).logits
+    if logits.shape[1] == 1:
+        return logits
+    return logits.gather(1, index[:, :, None].expand(-1, -1, logits.shape[2]))
