@@ -1,6 +1,8 @@
-"""Means and 95 % percentile bootstrap intervals over sequences, prompts or trials, exactly as METRICS says.
+"""Means, 95 % percentile bootstrap intervals, and sign-flip tests over prompts, exactly as METRICS says.
 
 Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapter 13: the percentile interval.
+Fisher, The Design of Experiments (1935), section 21: the sign-flip test; Phipson and Smyth (2010): its + 1.
+Benjamini and Hochberg, Controlling the false discovery rate (1995): the correction for many heads.
 """
 
 from __future__ import annotations
@@ -13,6 +15,9 @@ from jaxtyping import Float, Int
 
 RESAMPLES = 2_000
 LEVEL = 0.95
+FLIPS = 10_000
+EXACT = 13
+"""Up to this many prompts all 2^n sign flips are tried: fewer than the `FLIPS` that would be drawn."""
 
 
 @dataclass(frozen=True)
@@ -118,3 +123,61 @@ def _quantile(ordered: np.ndarray, drawn: np.ndarray, share: float) -> np.ndarra
     columns = np.arange(ordered.shape[1])
     first, second = ordered[below, columns], ordered[above, columns]
     return np.asarray(first + (place - below) * (second - first))
+
+
+def sign_flip_p(effects: Float[np.ndarray, "n columns"], seed: int = 0) -> Float[np.ndarray, "columns"]:
+    """Two-sided p-value of each column's mean: how often flipped signs bring it as far from 0, or farther.
+
+    If a head does nothing, a prompt's effect is as likely to be positive as negative. (1 + #≥) / (1 + 10,000) over
+    10,000 drawn flips, one set for all columns; up to 13 prompts, #≥ / 2^n over all flips (they hold the observed
+    one). NaN is left out; a column without a value has p = NaN. Sums that differ by no more than rounding count as
+    equal. Raises ValueError for infinite values.
+    """
+    if np.isinf(effects).any():
+        raise ValueError("infinite effects cannot be tested: find out where they come from")
+    sample = np.asarray(effects, dtype=np.float64)
+    valid = ~np.isnan(sample)
+    n = valid.sum(axis=0)
+    p = np.full(sample.shape[1], np.nan)
+    few = (n > 0) & (n <= EXACT)
+    for rows in np.unique(valid[:, few], axis=1).T:
+        chosen = few & (valid == rows[:, None]).all(axis=0)
+        flips = np.indices((2,) * int(rows.sum())).reshape(int(rows.sum()), -1).T
+        p[chosen] = _as_far(sample[np.ix_(rows, chosen)], flips) / len(flips)
+    if (many := n > EXACT).any():
+        flips = np.random.default_rng(seed).integers(0, 2, size=(FLIPS, len(sample)))
+        p[many] = (1 + _as_far(np.where(valid, sample, 0.0)[:, many], flips)) / (1 + FLIPS)
+    return p
+
+
+def _as_far(
+    sample: Float[np.ndarray, "n columns"], flips: Int[np.ndarray, "flips n"], block: int = 256
+) -> Int[np.ndarray, "columns"]:
+    """Flips (1: the sign turned) under which a column's sum is as far from 0 as it is, or farther.
+
+    Summed prompt by prompt, as the bootstrap is, and a block of flips at a time, so that sums stay in the cache.
+    """
+    size = np.abs(sample).sum(axis=0)
+    # Either sum of n terms is off by at most n·ε/2 of the sum of sizes.
+    observed = np.abs(sample.sum(axis=0)) - len(sample) * np.finfo(np.float64).eps * size
+    found = np.zeros(sample.shape[1], dtype=np.int64)
+    for start in range(0, len(flips), block):
+        signs = 1.0 - 2.0 * flips[start : start + block]
+        total = np.zeros((len(signs), sample.shape[1]))
+        for unit, values in enumerate(sample):
+            total += signs[:, unit, None] * values
+        found += (np.abs(total) >= observed).sum(axis=0)
+    return found
+
+
+def benjamini_hochberg(p: Float[np.ndarray, "heads"]) -> Float[np.ndarray, "heads"]:
+    """q-values: the smallest false discovery rate at which each head would be called.
+
+    q of the i-th smallest p is the least of p_j · m / j over j ≥ i, at most 1. m counts every head of the table: one
+    whose p is NaN was tested without a result, its q is NaN and the others pay for it (METRICS: over all heads).
+    """
+    order = np.argsort(p, kind="stable")  # NaN comes last
+    scaled = p[order] * len(p) / np.arange(1, len(p) + 1)
+    q = np.empty(len(p))
+    q[order] = np.fmin(1.0, np.fmin.accumulate(scaled[::-1])[::-1])
+    return np.where(np.isnan(p), np.nan, q)
