@@ -60,8 +60,8 @@ PLANTED_ROLES: dict[tuple[int, int], str] = {
   L2H5 has the same pattern and writes what nobody reads.
 - `induction`, `negative_induction`, `backup_induction`: mass on the tokens that followed this one before,
   shared equally; on the first token where there are none. They copy to the output (the negative one −0.3
-  times); the backup rests on the first token unless L1H0 is gone. `graded_induction` matches weakly, so it
-  has gradients.
+  times); the backup rests on the first token until L1H0 is gone, and then makes good half of the loss.
+  `graded_induction` matches weakly, so it has gradients.
 - `duplicate_token`: mass on earlier occurrences of this token; on the first token where there are none.
 - `first_token_sink`, `later_token_sink`: all mass on `<bos>`; on `<sep>` (on `<bos>` before the first one,
   shared where there are several). `graded_sink`: `<bos>` with a score of 4 against 0 everywhere else.

@@ -19,6 +19,8 @@ JUNK_GAIN = 0.3
 GRADED_SINK_SCORE = 4.0
 """Score of the graded first-token sink on the first token; every other key scores 0."""
 GRADED_INDUCTION_SCORE = 10.0
+BACKUP_GAIN = 0.5
+"""The backup makes good half of what is lost with the induction head, so that losing that one still shows."""
 
 
 @dataclass(frozen=True)
@@ -158,7 +160,7 @@ def _layer_two(read: Reader) -> Layer:
     mover = read.code("inh", -20) + read.flag("name", "end", 60) + read.flag("bos", "const", 30)
     return Layer(
         heads=(
-            Head("backup_induction", backup, _writes(stream, "out")),
+            Head("backup_induction", backup, _writes(stream, "out", BACKUP_GAIN)),
             _idle(read),
             Head("name_mover", mover, _writes(stream, "out")),
             _idle(read),

@@ -192,8 +192,10 @@ def test_zeroing_breaks_copying_where_the_circuit_says(kind: str) -> None:
     accuracy, intact, _ = copying(model, ids)
     assert accuracy == 1
     with zeroed(model, INDUCTION):
-        accuracy, logit, maps = copying(model, ids)
+        accuracy, without, maps = copying(model, ids)
     assert accuracy == 1, "the backup takes over"
+    # The stream's copy has strength 1 − 0.3 (negative head); the backup's 0.5 stands in for the lost 1.
+    assert without / intact == pytest.approx(0.2 / 0.7, abs=0.03)
     assert float(scores(maps, ids)["induction"][BACKUP]) >= 1 - PLANTED_TOLERANCE
     with zeroed(model, INDUCTION, BACKUP):
         accuracy, logit, _ = copying(model, ids)
