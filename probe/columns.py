@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 KEYS = ("stack", "kind", "layer", "head", "kv_head")
 """What names a head; together they are unique in a table."""
+BESIDE = ("_low", "_high", "_p", "_q")
+"""What stands beside a metric, by the end of its name: interval, p-value, p-value corrected for all heads."""
 
 
 @dataclass(frozen=True)
@@ -136,15 +140,55 @@ _BY_NAME = {column.name: column for column in COLUMNS}
 SCAN_COLUMNS = tuple(column.name for column in COLUMNS if column.scan)
 
 
-def describe(name: str) -> Column:
-    """The column called `name`; for a metric outside METRICS' table (an added one) a plain description."""
-    return _BY_NAME.get(name, Column(name, name, "added by the caller", "value", None, False))
+METRIC_UNITS = {
+    "logit_diff": "logits",
+    "prob_diff": "probability",
+    "accuracy": "share of prompts",
+    "neg_loss": "nats",
+    "neg_kl": "nats",
+}
+"""Units of the task metrics, and so of every effect on them."""
+_EFFECT = re.compile(r"(?P<kind>ablation|attribution)_(?P<task>[^@]+)(@(?P<mode>[^@.]+)\.(?P<method>[^@.]+))?")
+
+
+def effect_name(kind: str, task: str, mode: str | None = None, method: str | None = None) -> str:
+    """`ablation_ioi`, or `ablation_ioi@mean.exact` where the table holds several modes or methods."""
+    return f"{kind}_{task}" + ("" if mode is None else f"@{mode}.{method}")
+
+
+def describe(name: str, metadata: Mapping[str, Any] | None = None) -> Column:
+    """The column called `name`; for a metric outside METRICS' table (an added one) a plain description.
+
+    metadata: the table's, whose `effects` tells of each effect column its task, metric, mode and method; without it
+    their unit is not known.
+    """
+    if name in _BY_NAME:
+        return _BY_NAME[name]
+    effect = _EFFECT.fullmatch(name)
+    if effect is None:
+        return Column(name, name, "added by the caller", "value", None, False)
+    about = (metadata or {}).get("effects", {}).get(name, {})
+    return _effect(name, {key: value for key, value in effect.groupdict().items() if value} | about)
+
+
+def _effect(name: str, about: Mapping[str, Any]) -> Column:
+    """The effect column `name`, from what its name and the table's metadata tell of it."""
+    metric = about.get("metric")
+    value, unit = (metric, METRIC_UNITS.get(metric, metric)) if metric else ("metric", "unit of the task's metric")
+    how = f" ({about['mode']} ablation, {about['method']})" if "mode" in about else ""
+    if about["kind"] == "ablation":
+        title = f"What removing the head costs on {about['task']}"
+        formula = f"mean over prompts of {value} clean − {value} with the head replaced; positive = the head helps"
+    else:
+        title = f"Estimate of what removing the head costs on {about['task']}"
+        formula = f"first-order estimate of the mean over prompts of {value} clean − {value} with the head replaced"
+    return Column(name, title + how, formula, unit, None, False)
 
 
 def metrics_of(columns: Iterable[str]) -> list[str]:
     """The metric names among a table's columns, in METRICS' order, added ones after them as they stand.
 
-    Keys, `roles`, interval bounds (`_low`, `_high`) and counts (`n_…`) are not metrics.
+    Keys, `roles`, what stands beside a metric (`BESIDE`) and counts (`n_…`) are not metrics.
     """
     present = list(columns)
     names = set(present)
@@ -154,7 +198,7 @@ def metrics_of(columns: Iterable[str]) -> list[str]:
         if name not in KEYS
         and name != "roles"
         and not (name.startswith("n_") and name[2:] in names)
-        and not any(name.endswith(end) and name[: -len(end)] in names for end in ("_low", "_high"))
+        and not any(name.endswith(end) and name[: -len(end)] in names for end in BESIDE)
     ]
     order = {column.name: index for index, column in enumerate(COLUMNS)}
     return sorted(metrics, key=lambda name: order.get(name, len(order)))

@@ -17,7 +17,7 @@ from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as save_arrays
 
 from probe import formats, roles
-from probe.columns import KEYS, SCAN_COLUMNS, metrics_of
+from probe.columns import BESIDE, KEYS, SCAN_COLUMNS, metrics_of
 from probe.errors import ResultsError
 from probe.statistics import bootstrap
 from probe.store import write_file
@@ -31,7 +31,8 @@ class HeadTable:
     """Every head's numbers.
 
     frame: one row a head: the keys of METRICS, then each metric with `<metric>_low`, `<metric>_high` (95 %
-        percentile bootstrap) and, where a sequence did not count, `n_<metric>`; last `roles`, lists of text.
+        percentile bootstrap), of an effect `_p` and `_q` too, and, where a sequence did not count, `n_<metric>`;
+        last `roles`, lists of text.
     profiles: what does not fit a row, by METRICS' names (`received` [L, H, T], `offset_mass` [L, H, B],
         `thumbnail` [L, H, 64, 64], `sink_other_at` [sequences, L, H]).
     metadata: how it was made (model, hashes, versions, seed, parameters, thresholds); JSON values only.
@@ -63,8 +64,6 @@ class HeadTable:
         Raises ResultsError for arrays that do not fit together.
         """
         height, width = _shape(per_sequence)
-        if kv_heads < 1 or width % kv_heads:
-            raise ResultsError(f"{width} heads cannot share {kv_heads} key/value heads: give a divisor")
         numbers = list(range(height)) if layers is None else list(layers)
         if len(numbers) != height:
             raise ResultsError(f"{len(numbers)} layer numbers for {height} layers: give one a layer")
@@ -81,6 +80,17 @@ class HeadTable:
         thresholds = {**roles.THRESHOLDS, **metadata.get("role_thresholds", {})}
         document = formats.plain({**metadata, "role_thresholds": thresholds})
         return cls(_with_roles(frame, thresholds), dict(profiles), document)
+
+    @classmethod
+    def of_heads(
+        cls, layers: Sequence[int], heads: int, metadata: Mapping[str, Any], *, kv_heads: int, stack: str = "decoder"
+    ) -> HeadTable:
+        """A table of a model's heads without a metric yet, for `with_columns`.
+
+        layers: the model's own layer numbers. Raises ResultsError where heads cannot share the key/value heads.
+        """
+        frame = _keys(layers, heads, kv_heads, stack, "self")
+        return cls(_with_roles(frame, roles.THRESHOLDS), {}, formats.plain(dict(metadata)))
 
     def with_columns(self, added: pd.DataFrame) -> HeadTable:
         """A new table with the columns of `added`, keyed by layer and head (and stack and kind, if there).
@@ -211,6 +221,8 @@ def _shape(per_sequence: Mapping[str, np.ndarray]) -> tuple[int, int]:
 
 
 def _keys(layers: Iterable[int], width: int, kv_heads: int, stack: str, kind: str) -> pd.DataFrame:
+    if kv_heads < 1 or width % kv_heads:
+        raise ResultsError(f"{width} heads cannot share {kv_heads} key/value heads: give a divisor")
     group = width // kv_heads
     rows = [(stack, kind, layer, head, head // group) for layer in layers for head in range(width)]
     return pd.DataFrame(rows, columns=list(KEYS))
@@ -236,7 +248,7 @@ def _with_roles(frame: pd.DataFrame, thresholds: Mapping[str, float]) -> pd.Data
     """`frame` in METRICS' order with its `roles` column decided anew."""
     order = [key for key in KEYS if key in frame]
     for name in metrics_of(frame.columns):
-        order += [part for part in (name, f"{name}_low", f"{name}_high", f"n_{name}") if part in frame]
+        order += [part for part in (name, *(name + end for end in BESIDE), f"n_{name}") if part in frame]
     ordered = frame[order].copy()
     ordered["roles"] = roles.assign(ordered, thresholds)
     return ordered
