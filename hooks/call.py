@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Float, Int
@@ -78,6 +78,45 @@ class AttentionCall:
             z = fused_attention(self)
         # The fused kernels save their output for the backward pass, which an edit in place would spoil.
         return z.clone() if z.requires_grad else z
+
+    @property
+    def offset(self) -> int:
+        """Position of query row 0 on the axis of the keys, of a self-attention call."""
+        return self.k.shape[2] - self.q.shape[2] if self.mask is None else self.mask.offset
+
+    @property
+    def start(self) -> int:
+        """Tokens that the model read before this call's first one, of a self-attention call: 0 at prefill.
+
+        More than `offset` where a sliding cache has dropped keys.
+        """
+        return self.offset if self.mask is None else self.mask.start
+
+    def narrowed(self, rows: slice, heads: Int[Tensor, "h"]) -> AttentionCall:
+        """The same call for some sequences and some query heads, with k and v repeated for each of these.
+
+        It computes from its own tensors (`inner` is None), so that they can be replaced.
+        """
+        batch, count = self.q.shape[:2]
+        heads = heads.to(self.q.device)
+        groups = heads // (count // self.k.shape[1])
+
+        def part(extra: Tensor) -> Tensor:
+            extra = extra[rows] if extra.shape[0] > 1 else extra
+            return extra[:, heads] if extra.shape[1] > 1 else extra
+
+        return replace(
+            self,
+            q=self.q[rows][:, heads],
+            k=self.k[rows][:, groups],
+            v=self.v[rows][:, groups],
+            mask=None if self.mask is None else self.mask.narrowed(*rows.indices(batch), heads),
+            sinks=None if self.sinks is None else self.sinks[heads],
+            bias=None if self.bias is None else part(self.bias),
+            inner=None,
+            asked=False,
+            inner_pattern=None,
+        )
 
     def rule(self) -> MaskRule:
         """The mask in the words of the kernels; see `LazyMask.rule`. The bias is not part of it."""

@@ -28,6 +28,11 @@ def is_lens_model(model: object) -> bool:
     return any(base.__module__.startswith("transformer_lens") for base in type(model).__mro__)
 
 
+def lens_sites(model: Any) -> list[Site]:
+    """The attention sites of a TransformerLens model, one a layer."""
+    return [Site(f"blocks.{layer}.attn", "decoder", "self", layer) for layer in range(model.cfg.n_layers)]
+
+
 @contextmanager
 def instrument(
     model: Any,
@@ -45,7 +50,7 @@ def instrument(
     """
     if not is_lens_model(model):
         raise HookError(f"{type(model).__name__} is not a TransformerLens model: use probe.hooks.attention")
-    found = [Site(f"blocks.{layer}.attn", "decoder", "self", layer) for layer in range(model.cfg.n_layers)]
+    found = lens_sites(model)
     missing = sorted(set(layers or ()) - {site.layer for site in found})
     if missing:
         raise HookError(f"no attention in layers {missing}; the model has 0 to {len(found) - 1}")

@@ -45,6 +45,7 @@ class LazyMask:
 
     batch, heads, queries, keys: the shape a dense mask would have (heads is 1 unless the mask is per head).
     offset: position of query row 0 minus that of key 0 (past the cache, inside a sliding cache).
+    start: position of query row 0 in the sequence, counted from its first token, padding included.
     """
 
     ndim = 4
@@ -65,6 +66,7 @@ class LazyMask:
         self._query_start = _integer(request, "q_offset")
         self._key_start = _integer(request, "kv_offset")
         self.offset = self._query_start - self._key_start
+        self.start = self._query_start
         self.device = torch.device(str(request.get("device", "cpu")))
         self.by_element = bool(request.get("use_vmap", False))
         self.causal_when_skipped = not bool(request.get("allow_is_bidirectional_skip", False))
@@ -119,6 +121,22 @@ class LazyMask:
         stop = self._key_start + self.keys
         padding = torch.nn.functional.pad(self._padding, (0, max(0, stop - self._padding.shape[-1])))
         return padding[:, self._key_start : stop].bool()
+
+    def narrowed(self, first: int, stop: int, step: int, heads: Int[Tensor, "h"]) -> LazyMask:
+        """The same mask for some sequences of the batch, and, where it differs by head, for some heads."""
+        if self._dense is not None:
+            dense = self._dense[first:stop:step] if self._dense.shape[0] > 1 else self._dense
+            dense = dense[:, heads.to(dense.device)] if dense.shape[1] > 1 else dense
+            mask, _ = given_mask(dense)
+            return self if mask is None else mask
+        rows = range(first, stop, step)
+        if len(rows) == self.batch:
+            return self
+        function = self._function
+        padding = self._padding if self._padding is None else self._padding[first:stop:step]
+        request = self._request | {"batch_size": len(rows), "attention_mask": padding}
+        moved = _moved(function, first, step)
+        return LazyMask(request | {"mask_function": moved}, moved)
 
     def block(
         self, rows: Int[Tensor, "rows"], columns: Int[Tensor, "columns"], *, padding: bool = True
@@ -232,6 +250,10 @@ def given_mask(tensor: Tensor) -> tuple[LazyMask | None, Tensor | None]:
     # Row 0 of a given mask is row 0 of the tensor, wherever it stands on the axis of the keys.
     start = tensor.shape[3] - tensor.shape[2]
     return LazyMask(request, lambda b, h, q, k: function(b, h, q - start, k), dense=tensor, heads=tensor.shape[1]), None
+
+
+def _moved(function: IndexMask, first: int, step: int) -> IndexMask:
+    return lambda batch, head, query, key: function(batch * step + first, head, query, key)
 
 
 def _integer(request: dict[str, Any], name: str) -> int:

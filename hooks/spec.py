@@ -88,6 +88,17 @@ def head_count(model: nn.Module, site: Site) -> int:
     raise HookError(f"{site.name} ({type(module).__name__}): number of heads not found; looked for {HEAD_COUNTS}")
 
 
+def kv_head_count(model: nn.Module, site: Site) -> int:
+    """Number of key/value heads at a site, as its module or its config states it; the query heads' without either."""
+    module = model.get_submodule(site.name)
+    heads = head_count(model, site)
+    group = _optional(module, "num_key_value_groups")
+    if group:
+        return heads // group
+    owners = (module, getattr(module, "config", None))
+    return next((count for owner in owners if (count := _optional(owner, "num_key_value_heads"))), heads)
+
+
 def output_projection(model: nn.Module, site: Site) -> tuple[nn.Module, Float[Tensor, "H Dv d_model"]]:
     """The module whose input is the heads joined, and its weight per head: head h writes z_h @ W_O[h].
 
