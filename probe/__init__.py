@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from probe.errors import ModelError as ModelError
     from probe.errors import ProbeError as ProbeError
     from probe.errors import ResultsError as ResultsError
+    from probe.errors import StudyError as StudyError
     from probe.errors import TokensError as TokensError
     from probe.look import pattern as pattern
     from probe.look import top_pairs as top_pairs
@@ -40,7 +41,7 @@ _HOMES = {
     "probe.analyses.retrieval": ("retrieval",),
     "probe.analyses.retrieval_ablation": ("AblationPlan",),
     "probe.analyses.retrieval_result": ("RetrievalResult",),
-    "probe.errors": ("ModelError", "ProbeError", "ResultsError", "TokensError"),
+    "probe.errors": ("ModelError", "ProbeError", "ResultsError", "StudyError", "TokensError"),
     "probe.look": ("pattern", "top_pairs"),
     "probe.models": ("Loaded", "list_models", "load"),
     "probe.planted": ("PLANTED_ROLES", "planted_gpt2", "planted_llama"),

@@ -17,3 +17,7 @@ class TokensError(ProbeError):
 
 class ResultsError(ProbeError):
     """A results folder or table that is damaged, or belongs to another run."""
+
+
+class StudyError(ProbeError):
+    """A study that asks for something unknown or impossible."""
