@@ -27,6 +27,8 @@ class Prompt:
         of them (None: the metric asks `answer_ids` only).
     positions: names of places, such as S2 or END. template: prompts of one template have the same words at the
         same places and share a mean per position.
+    group: prompts of one group (a needle, a template, a fact) are no independent witnesses: intervals draw them
+        together. Empty: the prompt stands for itself.
     clean, corrupted: the texts, for the reader.
     """
 
@@ -36,6 +38,7 @@ class Prompt:
     metric_positions: tuple[int, ...]
     clean: str
     template: str = ""
+    group: str = ""
     target_ids: tuple[int, ...] | None = None
     positions: Mapping[str, int] = field(default_factory=dict)
     corrupted_ids: tuple[int, ...] | None = None
@@ -107,6 +110,13 @@ class Task:
     def length(self) -> int:
         """Tokens of every prompt."""
         return len(self.prompts[0].clean_ids)
+
+    @property
+    def groups(self) -> tuple[str, ...] | None:
+        """One label a measured prompt for `probe.statistics.bootstrap`; None where every prompt stands for itself."""
+        if not any(prompt.group for prompt in self.prompts):
+            return None
+        return tuple(prompt.group or f"prompt {index}" for index, prompt in enumerate(self.prompts))
 
     @property
     def paired(self) -> bool:
