@@ -164,10 +164,10 @@ def _causal(run: Retrieval) -> str:
 def limits(table: HeadTable, tokens: Sequence[Sequence[str]] | None, run: Retrieval | None) -> list[str]:
     """What a reader must not conclude, from what was and was not measured."""
     lines = [
-        "Attention weights say where a head looks, not what the model would lose without it. Only the "
-        "removal test under Retrieval is causal.",
+        "Attention weights say where a head looks, not what the model would lose without it. Only what was measured "
+        "with heads removed is causal.",
         "The figures belong to the text that was read. Intervals cover the choice of sequences from that "
-        "text, not other kinds of text, and nothing is corrected for looking at many heads at once.",
+        "text, not other kinds of text, and nothing but q-values is corrected for looking at many heads at once.",
         "Roles are thresholds on a continuous scale: a head just below one is not a different kind of head.",
     ]
     empty = [name for name in table.metrics if table.frame[name].isna().all()]

@@ -87,12 +87,13 @@ def head_map(table: HeadTable, column: str) -> go.Figure:
     )
     look(figure, "head", "layer", height=130 + len(values.index) * max(16, min(40, 320 // len(values.index))))
     figure.update_layout(plot_bgcolor=NOT_DEFINED)
-    figure.update_xaxes(showgrid=False, dtick=_step(len(values.columns)))
-    figure.update_yaxes(showgrid=False, autorange="reversed", dtick=_step(len(values.index)))
+    figure.update_xaxes(showgrid=False, dtick=step(len(values.columns)))
+    figure.update_yaxes(showgrid=False, autorange="reversed", dtick=step(len(values.index)))
     return figure
 
 
-def _step(count: int) -> int:
+def step(count: int) -> int:
+    """Ticks of an axis of `count` cells: every one, or every 2, 5, 10, … so that labels do not touch."""
     return next(step for step in (1, 2, 5, 10, 20, 50, 100) if count <= 18 * step or step == 100)
 
 
@@ -128,7 +129,7 @@ def ranked(table: HeadTable, column: str, count: int = 15, control: str | None =
             text=[with_interval(frame, row, metric) for row in top],
             hovertemplate="<b>%{y}</b> %{text}<extra>%{fullData.name}</extra>",
         )
-    look(figure, f"{describe(column).unit} (95 % interval)", "", height=110 + 22 * len(top))
+    look(figure, f"{describe(column, table.metadata).unit} (95 % interval)", "", height=110 + 22 * len(top))
     figure.update_yaxes(autorange="reversed", type="category", title=None)
     figure.update_xaxes(rangemode="tozero")
     return figure

@@ -12,15 +12,18 @@ import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from probe import plots, plots_retrieval, sections
-from probe.columns import describe
+from probe.columns import SCAN_COLUMNS, describe
 from probe.errors import ResultsError
 from probe.findings import FEW_TRIALS, findings, limits, uncertainty
+from probe.findings_ablation import ablation_findings, ablation_limits, ablation_uncertainty
 from probe.markup import Html, el, escape, join, json_script, script
 from probe.plots_retrieval import Retrieval
+from probe.sections_ablation import ablation_figures, ablation_part
 from probe.sections_retrieval import retrieval_part
 from probe.sink_tokens import first_token, later_sinks
 from probe.store import write_file
 from probe.table import HeadTable
+from probe.task_study import TaskStudy
 from probe.telling import Telling, names, one_each, telling
 from probe.text import tokens_in_words
 
@@ -40,10 +43,13 @@ def write_report(
     retrieval: Retrieval | None = None,
     tokens_text: Sequence[Sequence[str]] | None = None,
     command: str | None = None,
+    studies: Sequence[TaskStudy] = (),
 ) -> Path:
     """Write `report.html` into `folder`, whole or not at all, and return its path.
 
-    table: the scan; a retrieval run's columns are joined to it where it lacks them.
+    table: the scan; a retrieval run's columns are joined to it where it lacks them. A table without a scan's metrics
+        gives a page of the studies alone.
+    studies: ablation studies, one a task; their columns are the table's already (`with_effects`).
     retrieval: trials, heads and ablation of a retrieval run (METRICS' columns); None: the page says so.
     tokens_text: the token strings of every sequence, in the order scanned; None: positions stand for tokens.
     command: the command that makes it again, as typed; None: the page says that it was not recorded.
@@ -54,7 +60,7 @@ def write_report(
         table = table.with_columns(retrieval.heads)
     place = Path(folder)
     place.mkdir(parents=True, exist_ok=True)
-    data = page(table, retrieval, tokens_text, command).encode("utf-8", errors="backslashreplace")
+    data = page(table, retrieval, tokens_text, command, studies).encode("utf-8", errors="backslashreplace")
     write_file(place / PAGE, data)
     return place / PAGE
 
@@ -70,6 +76,7 @@ def page(
     run: Retrieval | None,
     tokens: Sequence[Sequence[str]] | None,
     command: str | None = None,
+    studies: Sequence[TaskStudy] = (),
 ) -> str:
     """The page as text."""
     shown = telling(table)
@@ -80,13 +87,15 @@ def page(
         f"default-src 'none'; script-src {plotly_hash} {our_hash}; style-src 'unsafe-inline'; "
         "img-src data: blob:; base-uri 'none'; form-action 'none'"
     )
+    parts = _parts(table, run, tokens, shown, command, studies)
     return Template(_asset("page.html")).substitute(
         title=escape(title),
         policy=policy,
         style=_asset("page.css"),
-        summary=escape(_summary(table)),
-        body=_body(table, run, tokens, shown, command),
-        data=json_script("report-data", _data(table, run, tokens, shown)),
+        summary=escape(_summary(table, studies)),
+        contents=join(*(join(el("a", label, href=f"#{identifier}"), " ") for identifier, (label, _) in parts.items())),
+        body=join(*(content for _, content in parts.values())),
+        data=json_script("report-data", _data(table, run, tokens, shown, studies)),
         plotly=plotly,
         script=ours,
     )
@@ -96,8 +105,13 @@ def _asset(name: str) -> str:
     return (Path(__file__).parent / "page" / name).read_text(encoding="utf-8")
 
 
-def _summary(table: HeadTable) -> str:
-    """What was measured, in one sentence."""
+def scanned(table: HeadTable) -> bool:
+    """Whether the table holds any of a scan's metrics, or no metric at all: then the page says what is missing."""
+    return any(name in SCAN_COLUMNS for name in table.metrics)
+
+
+def _summary(table: HeadTable, studies: Sequence[TaskStudy]) -> str:
+    """What was measured, in one sentence or two."""
     frame, metadata = table.frame, table.metadata
     layers = len(frame[["stack", "kind", "layer"]].drop_duplicates())
     n, length = metadata.get("n_sequences"), metadata.get("length")
@@ -105,41 +119,64 @@ def _summary(table: HeadTable) -> str:
     text = f", read on {n} {'sequence' if n == 1 else 'sequences'}" if n is not None else ""
     text += f" of {tokens_in_words(length)}" if length is not None else ""
     bos = f" Begin-of-sequence token: {metadata['bos']}." if metadata.get("bos") is not None else ""
-    return f"{heads}{text}.{bos}"
+    tasks = ", ".join(f"{study.task.name} ({study.n} prompts)" for study in studies)
+    return f"{heads}{text}.{bos}" + (f" Removed one at a time on {tasks}." if tasks else "")
 
 
-def _body(
+def _parts(
     table: HeadTable,
     run: Retrieval | None,
     tokens: Sequence[Sequence[str]] | None,
     shown: list[Telling],
     command: str | None,
-) -> Html:
+    studies: Sequence[TaskStudy],
+) -> dict[str, tuple[str, Html]]:
+    """Identifier of each section → its name in the contents, and the section."""
+    whole = scanned(table)
+    found = [finding for study in studies for finding in ablation_findings(study)]
+    ends = limits(table, tokens, run) if whole else []
+    notes = [uncertainty(table)] if whole else []
+    parts = {
+        "findings": (
+            "Findings",
+            sections.finding_cards(
+                (findings(table, run) if whole else []) + found, " ".join(notes + ablation_uncertainty(studies))
+            ),
+        )
+    }
+    for index, study in enumerate(studies):
+        parts[f"ablation-{index}"] = (f"Ablation: {study.task.name}", ablation_part(study, index))
+    parts["maps"] = ("Maps", _maps(table))
+    if whole:
+        sinks = sections.sinks_part(first_token(table, tokens), later_sinks(table, tokens), tokens is not None)
+        parts["roles"] = ("Roles", sections.roles_part(table))
+        parts["sinks"] = ("Sink tokens", sinks)
+        parts["looks"] = ("Where heads look", _looks(table, shown))
+        parts["retrieval"] = ("Retrieval", retrieval_part(table, run))
+    parts["heads-part"] = ("All heads", _table_part())
+    parts["made"] = ("How it was made", sections.made_part(table, command))
+    parts["limits"] = ("Limits", sections.limits_part(ends + ablation_limits(studies)))
+    return parts
+
+
+def _maps(table: HeadTable) -> Html:
     measured = [name for name in table.metrics if table.frame[name].notna().any()]
-    options = [el("option", f"{describe(name).title} ({name})", value=name) for name in measured]
-    maps = sections.section(
+    options = [el("option", f"{describe(name, table.metadata).title} ({name})", value=name) for name in measured]
+    return sections.section(
         "maps", "Maps",
         el("p", el("label", "Metric ", el("select", *options, id="map-metric")), class_="controls"),
         sections.figure("map", "Every head in its place: layers from top to bottom, heads left to right. "
                         "Hover or tap for the figure, its interval and the head's roles."),
         el("p", "", id="map-definition", class_="quiet"),
     )  # fmt: skip
-    looks = sections.section(
+
+
+def _looks(table: HeadTable, shown: list[Telling]) -> Html:
+    return sections.section(
         "looks", "Where telling heads look",
         el("p", "The strongest heads of each behaviour; 'below threshold' where none has the role."),
         sections.thumbnails_part(table, shown),
         *_profile_figures(table, shown),
-    )  # fmt: skip
-    return join(
-        sections.finding_cards(findings(table, run), uncertainty(table)),
-        maps,
-        sections.roles_part(table),
-        sections.sinks_part(first_token(table, tokens), later_sinks(table, tokens), tokens is not None),
-        looks,
-        retrieval_part(table, run),
-        _table_part(),
-        sections.made_part(table, command),
-        sections.limits_part(limits(table, tokens, run)),
     )  # fmt: skip
 
 
@@ -183,19 +220,24 @@ def _data(
     run: Retrieval | None,
     tokens: Sequence[Sequence[str]] | None,
     shown: list[Telling],
+    studies: Sequence[TaskStudy],
 ) -> dict[str, Any]:
     """What the page's script draws: figures and the table's numbers at six figures (files hold all)."""
     frame = table.frame
+    about = {name: describe(name, table.metadata) for name in table.metrics}
+    effects = [name for name in table.metrics if name.startswith(("ablation_", "attribution_"))]
     columns = [name for name in frame if name not in ("stack", "kind", "roles")]
     figures = _figures(table, run, tokens, shown)
+    for index, study in enumerate(studies):
+        figures |= ablation_figures(study, index)
     return {
         "names": names(frame),
         "roles": frame["roles"].tolist(),
         "group": (frame["stack"] + " " + frame["kind"]).tolist(),
         "columns": {name: [_rounded(value) for value in frame[name].tolist()] for name in columns},
-        "metrics": {name: {"title": describe(name).title, "formula": describe(name).formula,
-                           "unit": describe(name).unit} for name in table.metrics},
-        "key": [name for name in KEY_METRICS if name in frame],
+        "metrics": {name: {"title": told.title, "formula": told.formula, "unit": told.unit}
+                    for name, told in about.items()},
+        "key": effects + [name for name in KEY_METRICS if name in frame],
         "colours": {"sequential": plots.SEQUENTIAL, "diverging": plots.DIVERGING},
         "figures": {name: json.loads(drawn.to_json()) for name, drawn in figures.items()},
     }  # fmt: skip

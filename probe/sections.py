@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -208,9 +209,8 @@ def _scale_bar() -> str:
 
 
 def _breakable(name: str) -> Html:
-    """A column's name that may wrap after its underscores."""
-    first, *rest = name.split("_")
-    return join(first, *(join("_", el("wbr"), part) for part in rest))
+    """A column's name that may wrap after its signs."""
+    return join(*(join(part, el("wbr")) for part in re.split(r"(?<=[_@.])", name)))
 
 
 def _thumbnail(table: HeadTable, head: Telling) -> Html:
@@ -237,9 +237,9 @@ def made_part(table: HeadTable, command: str | None) -> Html:
     shown = el("pre", el("code", command)) if command else el("p", "The command was not recorded.", class_="note")
     facts = [el("div", el("dt", name), el("dd", value)) for name, value in _recorded(table.metadata)]
     rows = [
-        el("tr", el("th", el("code", name), scope="row"), el("td", describe(name).title),
-           el("td", describe(name).formula), el("td", describe(name).unit))
-        for name in table.metrics
+        el("tr", el("th", el("code", _breakable(told.name)), scope="row"), el("td", told.title),
+           el("td", told.formula), el("td", told.unit))
+        for told in (describe(name, table.metadata) for name in table.metrics)
     ]  # fmt: skip
     notation = (
         "P[i, j] is the weight of query i on key j after mask and softmax, from q and k as the model uses "
@@ -268,7 +268,7 @@ def _recorded(metadata: Mapping[str, Any], of: str = "") -> list[tuple[str, str]
         label = of + name.replace("_", " ")
         if name in ("retrieval", "ablation") and isinstance(value, dict):
             found += _recorded(value, f"{label}: ")
-        elif name not in ("tokens", "definitions", "sets"):
+        elif name not in ("tokens", "definitions", "sets", "effects"):
             found.append((label, _fact(value)))
     return found
 

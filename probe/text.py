@@ -41,6 +41,11 @@ def show_token(token: str) -> str:
     return "".join(_visible(character) for character in token) or "(empty)"
 
 
+def show_text(text: str) -> str:
+    """A text to be read: blanks and line ends as they are, control and invisible characters escaped."""
+    return "".join(character if character in " \n" else _visible(character) for character in text)
+
+
 def _visible(character: str) -> str:
     if character in _VISIBLE:
         return _VISIBLE[character]

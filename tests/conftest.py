@@ -10,7 +10,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from probe.table import HeadTable
+from probe.analyses.effect_columns import with_effects
+from probe.analyses.effects import Effects
+from probe.analyses.removal_curve import RemovalCurve
+from probe.analyses.units import Unit
+from probe.table import HeadTable, head_name
+from probe.task_study import TaskStudy
+from probe.tasks.task import Prompt, Task
 
 LAYERS, HEADS, SEQUENCES, LENGTH = 30, 9, 8, 4096
 HOSTILE = "</script><img src=x onerror=\"document.title='owned'\">"
@@ -161,6 +167,95 @@ def invented_tokens(n: int = SEQUENCES, seed: int = 0) -> list[list[str]]:
     for tokens in text:
         tokens[0], tokens[57] = "The", HOSTILE
     return text
+
+
+HELPING, HURTING = {(18, 6): 1.9, (20, 3): 1.1, (17, 2): 0.6, (12, 8): 0.3}, {(25, 1): -0.8, (22, 7): -0.4}
+
+
+def invented_effects(method: str = "exact", mode: str = "mean", prompts: int = 64, measured: int = 270) -> Effects:
+    """Six heads that matter among 270; an estimate is off by a quarter and misses one of them."""
+    rng = np.random.default_rng(1)
+    units = tuple(
+        Unit(head_name(layer, head), "head", ((layer, head),)) for layer in range(LAYERS) for head in range(HEADS)
+    )
+    clean = rng.normal(5, 1, prompts)
+    effect = rng.normal(0, 0.05, (len(units), 1)) / 5 + rng.normal(0, 0.05, (len(units), prompts))
+    for (layer, head), size in (HELPING | HURTING).items():
+        effect[layer * HEADS + head] += size * rng.normal(1, 0.3, prompts)
+    if method != "exact":
+        effect = 0.75 * effect + rng.normal(0, 0.02, effect.shape)
+        effect[20 * HEADS + 3] /= 50
+    ablated = clean - effect
+    ablated[np.argsort(-np.abs(effect.mean(axis=1)), kind="stable")[measured:]] = np.nan
+    return Effects("ioi", mode, method, units, clean, ablated, {"exact": 4185.0}.get(method, 120.0))
+
+
+def invented_curve(criteria: tuple[str, ...] = ("ablation_ioi",), prompts: int = 16, draws: int = 5) -> RemovalCurve:
+    """Score against share: it falls early when the best go first, late when they go last."""
+    rng = np.random.default_rng(2)
+    base, rows = rng.normal(5, 1, prompts), []
+    steps = {"ranked": 0.04, "random": 0.35, "reversed": 0.85}
+    for place, criterion in enumerate(criteria):
+        for order, middle in steps.items():
+            for draw in range(draws if order == "random" else 1):
+                for k in (0, 1, 2, 5, 10, 20, 40, 80, 135, 200, 270):
+                    share = k / 270
+                    kept = 1 / (1 + np.exp((share - middle - 0.02 * draw - 0.03 * place) / 0.05))
+                    noise = rng.normal(0, 0.2, prompts) * (k > 0)
+                    rows += [
+                        (criterion, order, draw, k, share, prompt, value)
+                        for prompt, value in enumerate((base + noise) * (kept if k else 1))
+                    ]
+    return RemovalCurve(pd.DataFrame(rows, columns=["criterion", "order", "draw", "k", "share", "prompt", "value"]))
+
+
+def invented_study(
+    effects: tuple[Effects, ...] | None = None, curve: RemovalCurve | None = None, prompts: int = 64, **about: Any
+) -> TaskStudy:
+    """IOI on an invented model, its first prompt hostile."""
+    text = "When Mary and John went to the store, John gave a drink to"
+    asked = [
+        Prompt((1, 2, 3), (4,), (5,), (2,), f"{HOSTILE} {text}" if not number else text, corrupted_ids=(1, 5, 3),
+               corrupted=text.replace("Mary", "\u202eAnna"))
+        for number in range(prompts)
+    ]  # fmt: skip
+    task = Task("ioi", "logit_diff", tuple(asked), chance=0.5, parameters={"corruption": "s2_io"})
+    return TaskStudy(
+        task, effects or (invented_effects(prompts=prompts), invented_effects("gradient", prompts=prompts)),
+        question="which of two names came once", baseline="It answers 60 of 64 prompts right (chance 0.5).",
+        answers=(" Mary",), wrongs=(HOSTILE,), curve=curve, **about,
+    )  # fmt: skip
+
+
+def invented_effect_table(study: TaskStudy) -> HeadTable:
+    """The table that such a study alone leaves."""
+    table = HeadTable.of_heads(range(LAYERS), HEADS, {"model": "invented-30x9", "seed": 0}, kv_heads=3)
+    return with_effects(table, study.effects, {"ioi": "logit_diff"})
+
+
+@pytest.fixture(scope="session")
+def make_study() -> Callable[..., TaskStudy]:
+    return invented_study
+
+
+@pytest.fixture(scope="session")
+def make_effects() -> Callable[..., Effects]:
+    return invented_effects
+
+
+@pytest.fixture(scope="session")
+def make_curve() -> Callable[..., RemovalCurve]:
+    return invented_curve
+
+
+@pytest.fixture(scope="session")
+def ablation_study() -> TaskStudy:
+    return invented_study(curve=invented_curve())
+
+
+@pytest.fixture(scope="session")
+def effect_table(ablation_study: TaskStudy) -> HeadTable:
+    return invented_effect_table(ablation_study)
 
 
 @pytest.fixture

@@ -67,11 +67,11 @@ class RemovalCurve:
         criterion that knows the heads that matter has a small area ranked and a large one reversed.
         """
         values, parts = self._values(), {}
-        for path in dict.fromkeys(column[:3] for column in values):
-            shares = np.array([column[4] for column in values if column[:3] == path])
+        for path, points in values.T.groupby(_PATH):
+            shares = points.index.get_level_values("share").to_numpy(dtype=float)
             width = np.diff(shares)
             weight = (np.append(width, 0.0) + np.append(0.0, width)) / 2 / (shares[-1] - shares[0])
-            parts[(*path, shares[-1])] = (values.loc[:, path].to_numpy() * weight).sum(axis=1)
+            parts[(*path, shares[-1])] = (points.to_numpy() * weight[:, None]).sum(axis=0)
         areas = pd.DataFrame(parts, index=values.index)
         areas.columns = areas.columns.set_names([*_PATH, "to"])
         return _summarised(areas, [*_PATH[:2], "to"], "area", seed)

@@ -31,6 +31,11 @@
     return "[" + show(low[row]) + ", " + show(high[row]) + "]";
   }
 
+  function corrected(metric, row) {
+    const q = data.columns[metric + "_q"];
+    return !q || q[row] === null ? "" : "q = " + show(q[row]);
+  }
+
   // The map: one heatmap, refilled from the table for the metric that was chosen.
   const rows = data.names.map((_, row) => row).filter((row) => data.group[row] === data.group[0]);
   const layers = [...new Set(rows.map((row) => data.columns.layer[row]))];
@@ -50,7 +55,7 @@
     Plotly.restyle(document.querySelector("[data-figure=map]"), {
       z: [grid((row) => values[row])],
       text: [grid((row) => "<b>" + data.names[row] + "</b><br>" + metric + " " + show(values[row]) + " " +
-        interval(metric, row) + "<br>" + data.roles[row].join(", "))],
+        [interval(metric, row), corrected(metric, row), data.roles[row].join(", ")].filter(Boolean).join("<br>"))],
       zmin: [signed ? -largest : 0], zmax: [largest],
       colorscale: [signed ? data.colours.diverging : data.colours.sequential],
     });
@@ -99,7 +104,7 @@
       const button = document.createElement("button");
       button.type = "button";
       const here = sorting.column === column;
-      for (const part of label.split(/(?<=_)/)) button.append(part, document.createElement("wbr"));
+      for (const part of label.split(/(?<=[_@.])/)) button.append(part, document.createElement("wbr"));
       if (here && column !== null) button.append(sorting.down ? " ▼" : " ▲");
       cell.setAttribute("aria-sort", here ? (sorting.down ? "descending" : "ascending") : "none");
       if (data.metrics[column]) button.title = data.metrics[column].title;
@@ -132,7 +137,7 @@
         const cell = record.insertCell();
         cell.textContent = show(data.columns[metric][row]);
         const small = document.createElement("small");
-        small.textContent = interval(metric, row);
+        small.textContent = [interval(metric, row), corrected(metric, row)].filter(Boolean).join(" ");
         cell.append(small);
       }
     }

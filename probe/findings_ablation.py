@@ -1,0 +1,151 @@
+"""What an ablation study says, in plain sentences, and what it cannot say."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from probe.analyses.effects import ESTIMATES
+from probe.findings import FEW_SEQUENCES, Finding
+from probe.plots_ablation import LEVEL
+from probe.task_study import TaskStudy
+from probe.text import number, with_interval
+
+SHOWN = 5
+
+
+def ablation_findings(study: TaskStudy) -> list[Finding]:
+    """How well the model does, which heads matter, which hurt, what removing many does, how far estimates agree."""
+    found = [_before(study), _sign(study, helps=True), _sign(study, helps=False)]
+    if study.curve is not None:
+        found.append(_removal(study))
+    return found + [_agreement(study, index) for index in study.agreements]
+
+
+def few(study: TaskStudy) -> str:
+    """` (few)` where there are fewer than METRICS' eight prompts."""
+    return " (few)" if study.n < FEW_SEQUENCES else ""
+
+
+def _before(study: TaskStudy) -> Finding:
+    clean, task = study.clean, study.task
+    frame = pd.DataFrame({"clean": clean.mean, "clean_low": clean.low, "clean_high": clean.high})
+    text = f"Mean {task.metric} with nothing removed: {with_interval(frame, 0, 'clean')} {study.unit}"
+    text += f" over {study.n} prompts{few(study)}. {study.baseline}".rstrip()
+    if not study.able:
+        text += " The model does not do this task, so effects say little about how it would be done."
+    return Finding(f"How well the model does {task.name}", number(float(clean.mean[0])), text)
+
+
+def _sign(study: TaskStudy, helps: bool) -> Finding:
+    """Units whose removal costs the task something, or gains it something, at q < 0.05."""
+    numbers, metric, noun = study.numbers[study.lead], study.task.metric, study.noun
+    side = numbers["effect"] > 0 if helps else numbers["effect"] < 0
+    passed = side & (numbers["effect_q"] < LEVEL)
+    title = (
+        f"{noun.capitalize()} that {study.task.name} needs" if helps else f"{noun.capitalize()} that work against it"
+    )
+    measured = int(numbers["effect"].notna().sum())
+    of = f"{measured} {noun}" + (f" measured, of {len(numbers)}" if measured < len(numbers) else "")
+    if study.smallest_p > LEVEL:
+        text = f"Not decided: {study.n} prompts give no p-value below {number(study.smallest_p)}."
+    else:
+        count = str(int(passed.sum())) if passed.any() else "None"
+        move = "falls" if helps else "rises"
+        text = f"{count} of {of}: with one of them removed, {metric} {move} (q < {LEVEL:g}, "
+        text += f"corrected for all {len(numbers)})."
+    if study.effects[study.lead].method in ESTIMATES:
+        text += " Estimated to first order, not measured."
+    order = numbers["effect"][side].abs().sort_values(ascending=False, kind="stable").index[:SHOWN]
+    if len(order):
+        text += f" Largest mean effects, in {study.unit}:"
+    heads = tuple(
+        f"{numbers['name'][row]}  {with_interval(numbers, row, 'effect')}{_mark(numbers, row)}" for row in order
+    )
+    return Finding(title, "–" if study.smallest_p > LEVEL else str(int(passed.sum())), text, heads)
+
+
+def _mark(numbers: pd.DataFrame, row: int) -> str:
+    """What keeps a unit out of the count above it."""
+    q = float(numbers["effect_q"][row])
+    return "" if q < LEVEL else "  q n/a" if np.isnan(q) else f"  q = {number(q)}"
+
+
+def _removal(study: TaskStudy) -> Finding:
+    """The score with many heads gone, at the number of heads where ranked and random order differ most."""
+    points = study.curve.summary(study.seed) if study.curve is not None else pd.DataFrame()
+    criterion = points.loc[points["order"] != "random", "criterion"].iloc[0]
+    mine = points[(points["criterion"] == criterion) | (points["order"] == "random")]
+    mean = mine.pivot_table(index="k", columns="order", values="value").dropna()
+    title = "Removing one head after the other"
+    if "ranked" not in mean or len(mean) < 2:
+        return Finding(title, "–", "Ranked order was not measured.")
+    against = next((order for order in ("random", "reversed") if order in mean), None)
+    k = int((mean[against] - mean["ranked"]).abs().idxmax()) if against else int(mean.index[-1])
+    told = {}
+    for order in ("ranked", "random", "reversed"):
+        rows = mine.index[(mine["order"] == order) & (mine["k"] == k)]
+        if len(rows):
+            told[order] = with_interval(mine, rows[0], "value")
+    share = float(mine.loc[mine["k"] == k, "share"].iloc[0])
+    text = (
+        f"Without the {k} heads that {criterion} ranks first ({100 * share:.0f} % of all), {study.task.metric} goes "
+        f"from {number(float(study.clean.mean[0]))} to {told['ranked']}"
+    )
+    text += f"; without as many random heads it is {told['random']} (range of the draws)" if "random" in told else ""
+    text += f"; without the {k} ranked last, {told['reversed']}" if "reversed" in told else ""
+    return Finding(title, str(k), text + ".")
+
+
+def _agreement(study: TaskStudy, index: int) -> Finding:
+    """How far an estimate can be trusted here."""
+    place, agreed = study.agreements[index]
+    first, second = study.effects[index], study.effects[place]
+    missed = f" Missed: {', '.join(agreed.missed)}." if agreed.missed else ""
+    text = (
+        f"{len(agreed.shared)} of the {agreed.top} strongest by {second.method} are among the {agreed.top} strongest "
+        f"by {first.method} ({first.mode} ablation); rank correlation (Spearman) {number(agreed.spearman)} over "
+        f"{agreed.n}.{missed} Cost in layer-forwards: {first.layer_forwards:,.0f}, and {second.layer_forwards:,.0f} "
+        f"for {second.method}."
+    )
+    return Finding(f"{first.method.capitalize()} against {second.method}", f"{len(agreed.shared)}/{agreed.top}", text)
+
+
+def ablation_uncertainty(studies: Sequence[TaskStudy]) -> list[str]:
+    """What the brackets and q-values of effects are."""
+    if not studies:
+        return []
+    counts = ", ".join(sorted({f"{study.n}{few(study)}" for study in studies}))
+    return [
+        f"Brackets of effects are 95 % bootstrap intervals over {counts} prompts; q is the sign-flip p-value corrected "
+        "for all that was tested (Benjamini-Hochberg)."
+    ]
+
+
+def ablation_limits(studies: Sequence[TaskStudy]) -> list[str]:
+    """What a reader must not conclude from these studies."""
+    if not studies:
+        return []
+    lines = [
+        "An effect is of one head gone and all others in place: where another takes over its work, the effect is "
+        "small, and effects of several heads do not add up to the effect of removing them together.",
+        "An effect depends on what stands in the removed head's place: another mode can give another ranking.",
+        "Effects belong to these prompts and this metric. Intervals and p-values cover the choice of prompts, not "
+        "other wordings of the task; q-values are corrected within one task, mode and method.",
+    ]
+    for study in studies:
+        name, heads = study.task.name, len(study.numbers[study.lead])
+        if study.n < FEW_SEQUENCES:
+            lines.append(f"{name}: {study.n} prompts are few; intervals are rough.")
+        needed = int(np.ceil(study.smallest_p * heads / LEVEL))
+        if study.smallest_p <= LEVEL and needed > 1:
+            lines.append(
+                f"{name}: with {study.n} prompts the smallest p-value is {number(study.smallest_p)}, so of {heads} "
+                f"{study.noun} at least {needed} must reach it before any passes at q < {LEVEL:g}."
+            )
+        if not study.able:
+            lines.append(f"{name}: the model does not do it; heads of a task not done are not its circuit.")
+        lines += [f"{name}: {note}" for note in study.task.notes]
+    return lines

@@ -1,0 +1,231 @@
+"""The report's section on an ablation study: what was asked, what each head is worth, and how it was found out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import plotly.graph_objects as go
+
+from probe import plots_ablation
+from probe.analyses.agreement import strongest
+from probe.analyses.effects import ESTIMATES, Effects
+from probe.findings_ablation import few
+from probe.markup import Html, el, join
+from probe.sections import figure, scrolling, section, token
+from probe.task_study import TaskStudy
+from probe.text import number, show_text, with_interval
+
+MODES: Mapping[str, str] = {
+    "zero": "zero",
+    "mean": "the mean of its output over other prompts of the task, position by position (Wang et al. 2022)",
+    "mean_all": "the mean of its output over other prompts and all positions but the first",
+    "mean_corrupted": "the mean of its output over the corrupted prompts, position by position",
+    "mean_token": "the mean of its output on the same token in other prompts",
+    "mean_self": "the mean of its output over the prompt's own positions but the first",
+    "resample": "its output on the corrupted twin of the prompt",
+    "uniform": "what it would write if it looked at all keys alike",
+    "self": "what it would write if every token looked at itself only",
+    "sink_knockout": "what it would write if it could not see the first token, the rest renormalised",
+    "sink_value_zero": "what it writes, less what it takes from the first token",
+    "frozen_pattern": "its values here, weighed as it weighs the corrupted twin",
+    "frozen_values": "its pattern here, with the values of the corrupted twin",
+}
+"""What stands in the place of a removed head's output (z), in words."""
+METHODS: Mapping[str, str] = {
+    "exact": "each one is removed in turn and the prompts are run again",
+    "gradient": "one gradient stands for all removals: ⟨∂metric/∂z, z − z′⟩, summed over positions (Nanda 2023, "
+    "Attribution Patching); first order, with attention recomputed exactly for queries and keys after Kramár et al. "
+    "2024, AtP*",
+    "integrated": "gradients averaged along the way from the clean prompt to its corrupted twin (Hanna et al. 2024, "
+    "EAP-IG)",
+    "hybrid": "estimated by gradient first, then measured exactly wherever the estimate leaves the strongest in doubt",
+}
+METRIC_WORDS: Mapping[str, str] = {
+    "logit_diff": "mean logit of the right next tokens less mean logit of the wrong ones",
+    "prob_diff": "probability of the right next tokens less that of the wrong ones",
+    "accuracy": "share of judged positions whose right token is the first choice",
+    "neg_loss": "mean log-probability of the right next tokens",
+    "neg_kl": "minus the KL divergence of the next-token distribution from the clean run's",
+}
+TOP = 15
+_STATISTICS = (
+    "An effect is clean − ablated, prompt by prompt: positive where the head helps. Brackets: 95 % percentile "
+    "bootstrap over prompts (Efron and Tibshirani 1993), 2,000 resamples shared by all. p: two-sided sign-flip test "
+    "over prompts; q: p corrected for the number tested (Benjamini and Hochberg 1995)."
+)
+
+
+def ablation_part(study: TaskStudy, index: int = 0) -> Html:
+    """One task's section; `index` tells the figures of several tasks apart."""
+    return section(
+        f"ablation-{index}", f"Without a head: {study.task.name}",
+        *_asked(study), *_example(study),
+        *(part for place in range(len(study.effects)) for part in _effects(study, index, place)),
+        el("h3", f"The strongest {study.noun}"), _top(study),
+        *_removal(study, index), *_agreements(study, index), *_methods(study),
+    )  # fmt: skip
+
+
+def ablation_figures(study: TaskStudy, index: int = 0) -> dict[str, go.Figure]:
+    """The figures that `ablation_part` has places for."""
+    drawn, metric = {}, study.task.metric
+    for place, (one, numbers) in enumerate(zip(study.effects, study.numbers, strict=True)):
+        if study.mapped(place):
+            drawn[f"effect_map_{index}_{place}"] = plots_ablation.effect_map(one.units, numbers, metric)
+        drawn[f"effects_ranked_{index}_{place}"] = plots_ablation.ranked_effects(numbers, metric, TOP)
+    if study.curve is not None:
+        drawn[f"removal_{index}"] = plots_ablation.removal(study.curve, metric, study.seed)
+    for place, (other, agreed) in study.agreements.items():
+        drawn[f"estimate_{index}_{place}"] = plots_ablation.estimate_scatter(
+            study.effects[place], study.effects[other], metric, agreed
+        )
+    return drawn
+
+
+def _asked(study: TaskStudy) -> list[Html]:
+    """The task, the metric and how well the model does, in sentences."""
+    task = study.task
+    question = f"{study.question}. " if study.question else ""
+    corruption = task.parameters.get("corruption")
+    twins = f" Each has a corrupted twin ({corruption})." if task.paired and corruption else ""
+    text = (
+        f"{question[:1].upper()}{question[1:]}{study.n} prompts{few(study)} of {task.length} tokens, made from seed "
+        f"{task.seed}.{twins} Judged by {task.metric}: {METRIC_WORDS[task.metric]}, in {study.unit}; higher is better."
+    )
+    parts = [el("p", text)]
+    if not study.able:
+        parts.append(el("p", f"THE MODEL DOES NOT DO THIS TASK. {study.baseline}", class_="note"))
+    elif study.baseline:
+        parts.append(el("p", study.baseline))
+    return parts
+
+
+LONGEST = 600
+"""Characters of a prompt that the page prints."""
+
+
+def _example(study: TaskStudy) -> list[Html]:
+    """The first prompt, with its answers and its twin."""
+    prompt = study.task.prompts[0]
+    rows = [("prompt", el("q", _shortened(prompt.clean)))]
+    for label, tokens in (("right", study.answers), ("wrong", study.wrongs)):
+        if tokens:
+            rows.append((label, join(*(join(token(text), " ") for text in tokens[:8]))))
+    if prompt.corrupted is not None:
+        rows.append(("corrupted twin", el("q", _shortened(prompt.corrupted))))
+    return [el("dl", *(el("div", el("dt", name), el("dd", what)) for name, what in rows), class_="example")]
+
+
+def _shortened(text: str) -> str:
+    if len(text) <= LONGEST:
+        return show_text(text)
+    half = LONGEST // 2
+    return f"{show_text(text[:half])} … [{len(text) - 2 * half:,} characters] … {show_text(text[-half:])}"
+
+
+def _effects(study: TaskStudy, index: int, place: int) -> list[Html]:
+    """Map and ranking of one mode and method."""
+    one, numbers = study.effects[place], study.numbers[place]
+    passed = int((numbers["effect_q"] < plots_ablation.LEVEL).sum())
+    measured = int(numbers["effect"].notna().sum())
+    count = f"{measured} of {len(numbers)} {study.noun}" if measured < len(numbers) else f"All {measured} {study.noun}"
+    text = f"{count} {_verb(one)}; {passed} pass at q < {plots_ablation.LEVEL:g}. In a removed head's place stands "
+    text += MODES.get(one.mode, one.mode) + "."
+    ranked = figure(
+        f"effects_ranked_{index}_{place}",
+        f"The {min(TOP, measured)} farthest from 0, with 95 % intervals over prompts. Filled: q < 0.05.",
+    )
+    if not study.mapped(place):
+        return [el("h3", _heading(one)), el("p", text), ranked]
+    drawn = figure(
+        f"effect_map_{index}_{place}",
+        "Effect of removing each: blue helps the task, red works against it, a dot marks q < 0.05, sand was not "
+        "measured. Hover or tap for the figures.",
+    )
+    return [el("h3", _heading(one)), el("p", text), el("div", drawn, ranked, class_="pair")]
+
+
+def _verb(one: Effects) -> str:
+    return "estimated" if one.method in ESTIMATES else "measured"
+
+
+def _heading(one: Effects) -> str:
+    return f"{one.mode.replace('_', ' ').capitalize()} ablation, {one.method}"
+
+
+def _top(study: TaskStudy) -> Html:
+    """The strongest by the leading effects, and what the other modes and methods say of them."""
+    lead = study.numbers[study.lead].set_index("name")
+    order = [study.lead, *(place for place in range(len(study.effects)) if place != study.lead)]
+    tables = {place: study.numbers[place].set_index("name", drop=False) for place in order}
+    rows = []
+    for name in strongest(lead["effect"], TOP):
+        cells = []
+        for place in order:
+            there = tables[place].reset_index(drop=True)
+            found = there.index[there["name"] == name]
+            shown = with_interval(there, found[0], "effect") if len(found) else "not measured"
+            cells += [el("td", shown)]
+        cells += [el("td", number(float(lead[f"effect_{part}"][name])), class_="n") for part in ("p", "q")]
+        rows.append(el("tr", el("th", name, scope="row"), *cells))
+    labels = [f"{study.effects[place].mode} {study.effects[place].method}, {study.unit}" for place in order]
+    first = labels[0] if len(order) > 1 else f"effect, {study.unit}"
+    return scrolling(f"The strongest {study.noun}", (study.noun, first, *labels[1:], "p", "q"), rows)
+
+
+def _removal(study: TaskStudy, index: int) -> list[Html]:
+    """The removal curve and the area under each of its lines."""
+    if study.curve is None:
+        return []
+    areas = study.curve.area(study.seed)
+    rows = [
+        el(
+            "tr",
+            el("th", areas["criterion"][row], scope="row"),
+            el("td", plots_ablation.ORDERS[areas["order"][row]]),
+            el("td", with_interval(areas, row, "area"), class_="n"),
+            el("td", f"0 to {100 * areas['to'][row]:.0f} %", class_="n"),
+        )
+        for row in areas.index
+    ]
+    text = (
+        "Heads are removed one after the other and stay removed. A criterion that knows the heads that matter falls "
+        "early when it removes its best first and late when it removes them last; random orders show what "
+        "removing any heads does."
+    )
+    caption = "Grey: random orders, their mean and the range of their means. Other bands: 95 % interval over prompts."
+    note = (
+        f"Area: mean {study.task.metric} on the way ({study.unit}), the area under score against share divided by the "
+        "span of shares. Brackets: 95 % interval over prompts; of random orders, the range of the draws."
+    )
+    return [
+        el("h3", "Removing one head after the other"), el("p", text), figure(f"removal_{index}", caption),
+        scrolling("Areas under the removal curves", ("criterion", "order", "area", "span"), rows),
+        el("p", note, class_="quiet"),
+    ]  # fmt: skip
+
+
+def _agreements(study: TaskStudy, index: int) -> list[Html]:
+    """Each estimate beside what was measured in the same mode."""
+    parts = []
+    for place, (other, agreed) in study.agreements.items():
+        first, second = study.effects[place].method, study.effects[other].method
+        missed = f"; missed: {', '.join(agreed.missed)}" if agreed.missed else ""
+        caption = (
+            f"One point a head, {study.effects[place].mode} ablation. Dotted: {first} and {second} equal. Spearman "
+            f"{number(agreed.spearman)} over {agreed.n}; {len(agreed.shared)} of the {agreed.top} strongest shared"
+            f"{missed}. Named: the farthest from the line, and the missed."
+        )
+        parts.append(figure(f"estimate_{index}_{place}", caption))
+    return [el("h3", "Estimate against measurement"), el("div", *parts, class_="pair")] if parts else []
+
+
+def _methods(study: TaskStudy) -> list[Html]:
+    """How each method works, where it comes from, what it cost."""
+    lines = [
+        el("li", el("strong", one.method), f" ({one.mode}): {METHODS.get(one.method, one.method)}. "
+           f"{one.layer_forwards:,.0f} layer-forwards.")
+        for one in study.effects
+    ]  # fmt: skip
+    cost = "A layer-forward is one block run over all prompts; a backward through it counts two."
+    return [el("h3", "How it was found out"), el("ul", *lines), el("p", f"{_STATISTICS} {cost}", class_="quiet")]

@@ -1,0 +1,112 @@
+"""One task's ablation study, as a page shows it: the task, every method's effects, the removal curve."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+
+from probe.analyses.agreement import Agreement, agreement
+from probe.analyses.effect_columns import column_names, summary
+from probe.analyses.effects import ESTIMATES, Effects
+from probe.analyses.removal_curve import RemovalCurve
+from probe.columns import METRIC_UNITS
+from probe.errors import ResultsError
+from probe.statistics import EXACT, FLIPS, Summary, bootstrap
+from probe.tasks.task import Task
+
+NOUNS = {"head": "heads", "kv_group": "key/value groups", "layer": "layers", "set": "sets of heads"}
+
+
+@dataclass(frozen=True, eq=False)
+class TaskStudy:
+    """What was asked and found on one task.
+
+    effects: one or more (mode, method); the first measured one leads. question: what the task asks, in a few words.
+    baseline: how well the model does it before anything is removed, in a sentence; able: whether that is enough.
+    answers, wrongs: right and wrong tokens of the first prompt, as strings. curve: heads removed one after the other.
+    """
+
+    task: Task
+    effects: tuple[Effects, ...]
+    question: str = ""
+    baseline: str = ""
+    able: bool = True
+    answers: tuple[str, ...] = ()
+    wrongs: tuple[str, ...] = ()
+    curve: RemovalCurve | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Raises ResultsError without effects, or for those of another task or other prompts."""
+        if not self.effects:
+            raise ResultsError(f"a study of {self.task.name} without effects; wanted at least one method's")
+        for one in self.effects:
+            if one.task != self.task.name or len(one.clean) != len(self.task.prompts):
+                raise ResultsError(
+                    f"effects on {len(one.clean)} prompts of {one.task} beside {len(self.task.prompts)} prompts of "
+                    f"{self.task.name}; wanted the same"
+                )
+
+    @property
+    def unit(self) -> str:
+        """The unit of the metric, and so of its effects."""
+        return METRIC_UNITS[self.task.metric]
+
+    @property
+    def n(self) -> int:
+        """Prompts measured."""
+        return len(self.task.prompts)
+
+    @property
+    def lead(self) -> int:
+        """Which effects lead: the first that were measured, not estimated; the first where none was."""
+        return next((index for index, one in enumerate(self.effects) if one.method not in ESTIMATES), 0)
+
+    @cached_property
+    def numbers(self) -> tuple[pd.DataFrame, ...]:
+        """Mean, interval, p and q of every unit, for each of the effects."""
+        return tuple(summary(one, self.seed) for one in self.effects)
+
+    @cached_property
+    def columns(self) -> list[str]:
+        """The head table's column of each of the effects."""
+        return column_names(self.effects)
+
+    @cached_property
+    def clean(self) -> Summary:
+        """The metric with nothing removed: mean and interval over prompts."""
+        return bootstrap(np.asarray(self.effects[self.lead].clean, dtype=float)[:, None], seed=self.seed)
+
+    @property
+    def noun(self) -> str:
+        """What was removed: `heads`, `layers`, …; `units` where kinds are mixed."""
+        kinds = {unit.kind for unit in self.effects[self.lead].units}
+        return NOUNS[kinds.pop()] if len(kinds) == 1 else "units"
+
+    @property
+    def smallest_p(self) -> float:
+        """The smallest p-value that so many prompts can give."""
+        return 2 / 2**self.n if self.n <= EXACT else 1 / (1 + FLIPS)
+
+    @cached_property
+    def agreements(self) -> dict[int, tuple[int, Agreement]]:
+        """Index of an estimate → index of what was measured in the same mode, and how far they agree."""
+        found = {}
+        for index, one in enumerate(self.effects):
+            if one.method in ESTIMATES:
+                same = [
+                    place
+                    for place, other in enumerate(self.effects)
+                    if other.mode == one.mode and other.method not in ESTIMATES
+                ]
+                if same:
+                    found[index] = (same[0], agreement(one, self.effects[same[0]]))
+        return found
+
+    def mapped(self, index: int) -> bool:
+        """Whether effects have a place in a map: no two units share a head."""
+        heads = [head for unit in self.effects[index].units for head in unit.heads]
+        return len(set(heads)) == len(heads)
