@@ -87,9 +87,7 @@ class MeanSelf:
                 f"layer {part.layer}: mean_self of a call past a cache, which does not show the prompt's z; "
                 "edit with phase='prefill'"
             )
-        own = torch.ones(part.shape[0], part.shape[2], dtype=torch.bool, device=part.z.device)
-        padding = part.padding()
-        own = own if padding is None else ~padding
+        own = ~part.padding()
         own = own & (own.cumsum(1) > 1)
         count = own.sum(1)
         if not bool((count > 0).all()):

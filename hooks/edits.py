@@ -21,19 +21,32 @@ from torch import Tensor, nn
 
 from . import attention, lens
 from .call import AttentionCall, Site
+from .edit_keys import KnockOut, SinkScale, SinkValueZero
+from .edit_patterns import ByDistance, FrozenPattern, FrozenValues, Identity, SelfOnly, Uniform
 from .edit_rules import MeanSelf, Replace, Scale, Zero
 from .errors import HookError
 from .heads import Head, all_heads, by_layer, kv_group, whole_layer
 from .part import Part, Rule, as_index
+from .positions import Positions, checked, marked
 
 __all__ = [
+    "ByDistance",
     "Edit",
+    "FrozenPattern",
+    "FrozenValues",
     "Head",
+    "Identity",
+    "KnockOut",
     "MeanSelf",
     "Part",
+    "Positions",
     "Replace",
     "Rule",
     "Scale",
+    "SelfOnly",
+    "SinkScale",
+    "SinkValueZero",
+    "Uniform",
     "Zero",
     "all_heads",
     "edit",
@@ -58,7 +71,7 @@ class Edit:
 
     heads: tuple[Head, ...]
     rule: Rule
-    positions: Sequence[int] | Int[Tensor, "rows n"] | None = None
+    positions: Positions | None = None
     rows: slice | None = None
     phase: str = "both"
 
@@ -68,9 +81,7 @@ class Edit:
         if self.rows is not None and self.rows.step is not None and self.rows.step < 1:
             raise HookError(f"rows {self.rows}; wanted a slice with a positive step")
         if self.positions is not None:
-            given = torch.as_tensor(self.positions)
-            if given.is_floating_point() or given.ndim not in (1, 2) or not given.numel() or int(given.min()) < 0:
-                raise HookError(f"positions {self.positions}; wanted integers from 0, as a list or [rows, n]")
+            checked(self.positions, "positions")
 
 
 @contextmanager
@@ -150,22 +161,23 @@ class _Plan:
         """Which of the call's queries are edited, row by row; None: all."""
         if self.edit.positions is None:
             return None
-        device = part.current.device
-        positions = torch.as_tensor(self.edit.positions, device=device)
+        positions = checked(self.edit.positions, "positions").to(part.current.device)
         batch, _, queries, _ = part.shape
-        if positions.ndim == 2 and positions.shape[0] != batch:
-            raise HookError(f"layer {self.layer}: positions for {positions.shape[0]} rows in an edit of {batch}")
+        if len(positions) not in (1, batch):
+            raise HookError(f"layer {self.layer}: positions for {len(positions)} rows in an edit of {batch}")
         if self.edit.phase == "prefill" and int(positions.max()) >= queries:
             raise HookError(f"layer {self.layer}: position {int(positions.max())} in a prompt of {queries} tokens")
-        place = torch.arange(part.start, part.start + queries, device=device)
-        return (place[None, :, None] == positions.reshape(-1, 1, positions.shape[-1])).any(-1).expand(batch, -1)
+        return marked(positions, part.start, queries)
 
     def check_reached(self, site: Site) -> None:
         """Raises HookError for a layer that never ran, or a position that was never there."""
         if not self.reached:
             raise HookError(f"{site.name}: never ran while its heads were edited; was the model run?")
-        if self.edit.positions is None or self.decoded or self.edit.phase == "decode":
-            return
-        last = int(torch.as_tensor(self.edit.positions).max())
-        if last >= self.reached:
-            raise HookError(f"{site.name}: position {last} was edited, and no prompt was longer than {self.reached}")
+        last = self.last_position()
+        if last >= self.reached and not self.decoded and self.edit.phase != "decode":
+            raise HookError(f"{site.name}: position {last} is named, and no prompt was longer than {self.reached}")
+
+    def last_position(self) -> int:
+        """The furthest position that the edit or its rule names; -1 where neither names one."""
+        own = -1 if self.edit.positions is None else int(checked(self.edit.positions, "positions").max())
+        return max(own, self.edit.rule.last_position) if isinstance(self.edit.rule, KnockOut) else own

@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,9 @@ from .errors import HookError
 from .mask import LazyMask, given_mask
 
 PROBE_LENGTH = 16
+
+_proved: WeakKeyDictionary[Any, tuple[tuple[object, ...], frozenset[Site]]] = WeakKeyDictionary()
+"""Models whose hook points were tried, the state they were in, and the sites that passed."""
 
 
 def is_lens_model(model: object) -> bool:
@@ -46,7 +50,8 @@ def instrument(
     q and k come from hook_rot_q and hook_rot_k (hook_q and hook_k without rotary embedding), v from hook_v,
     the mask from hook_attn_scores, and the handler's z goes back through hook_z. A handler's pattern has
     nowhere to show and is refused. Hook points are first tried on 16 random tokens: a dead one, or a z that
-    is not softmax(q.k) v, raises HookError by name before anything else runs.
+    is not softmax(q.k) v, raises HookError by name before anything else runs. A model is tried once, and again
+    when its settings or attention modules changed.
     """
     if not is_lens_model(model):
         raise HookError(f"{type(model).__name__} is not a TransformerLens model: use probe.hooks.attention")
@@ -57,9 +62,40 @@ def instrument(
     studied = [s for s in found if (layers is None or s.layer in layers) and (sites is None or sites(s))]
     if not studied:
         raise HookError(f"no attention site chosen; the model has {len(found)}, such as {found[0].name}")
-    _probe(model, studied)
+    _prove(model, studied)
     with _attached(model, studied, handler):
         yield studied
+
+
+def _prove(model: Any, studied: list[Site]) -> None:
+    """Probe what was not probed yet: all sites at once, so that a nested instrument need not run inside another."""
+    state = _state(model)
+    known, proved = _proved.get(model, (state, frozenset()))
+    proved = proved if known == state else frozenset()
+    if proved.issuperset(studied):
+        return
+    everything = lens_sites(model)
+    try:
+        _probe(model, everything)
+        proved = frozenset(everything)
+    except HookError:
+        # A layer that nobody asked for may fail.
+        _probe(model, studied)
+        proved = proved.union(studied)
+    _proved[model] = (state, proved)
+
+
+def _state(model: Any) -> tuple[object, ...]:
+    """What decides which hook points fire and what z is made of: settings, and the modules with their scale."""
+    plain = (bool, int, float, str)
+    settings = [(name, value) for name, value in vars(model.cfg).items() if isinstance(value, plain)]
+    modules: list[object] = [getattr(model, "compatibility_mode", None)]
+    for block in model.blocks:
+        attn = getattr(block, "attn", None)
+        inside = getattr(attn, "original_component", None)
+        numbers = _first_number(inside, "scaling", "scale"), _first_number(inside, "attn_logit_softcapping")
+        modules.append((id(attn), id(inside), *numbers))
+    return (tuple(settings), tuple(modules))
 
 
 def _probe(model: Any, studied: list[Site]) -> None:

@@ -122,6 +122,22 @@ class LazyMask:
         padding = torch.nn.functional.pad(self._padding, (0, max(0, stop - self._padding.shape[-1])))
         return padding[:, self._key_start : stop].bool()
 
+    def tokens(self) -> Bool[Tensor, "#B S"] | None:
+        """True where a key is a token: by the padding mask, or, in a mask that was given, where a query sees it.
+
+        None when nothing is padded away.
+        """
+        if self._dense is None:
+            return self.valid_keys()
+        seen = self._dense if self._dense.dtype == torch.bool else self._dense == 0
+        return seen.any(2).any(1)
+
+    def first_token(self) -> Int[Tensor, "#B"] | None:
+        """Position in the sequence of each row's first token; None when nothing is padded away."""
+        known = self.tokens() if self._padding is None else self._padding
+        # Of the whole padding mask, since a sliding cache may have dropped the first tokens' keys.
+        return None if known is None else known.int().argmax(-1)
+
     def narrowed(self, first: int, stop: int, step: int, heads: Int[Tensor, "h"]) -> LazyMask:
         """The same mask for some sequences of the batch, and, where it differs by head, for some heads."""
         if self._dense is not None:

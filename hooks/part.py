@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -75,13 +76,30 @@ class Part:
         chosen = self.heads if tensor.shape[1] == heads else self.heads // (heads // groups)
         return tensor[:, as_index(chosen)].to(self.current.device)
 
-    def padding(self) -> Bool[Tensor, "b T"] | None:
-        """True where a query of the part is padding; None where none is."""
-        valid = None if self.whole.mask is None else self.whole.mask.valid_keys()
-        if valid is None:
-            return None
-        hidden = ~valid[self.rows, self.offset : self.offset + self.shape[2]].to(self.current.device)
-        return hidden if bool(hidden.any()) else None
+    def own_values(self) -> Float[Tensor, "b h T Dv"]:
+        """v of each query's own token: what a head gives that looks at nothing else."""
+        tokens = slice(self.offset, self.offset + self.shape[2])
+        values = self.whole.v[self.rows, :, tokens]
+        return values[:, self.heads.to(values.device) // (self.whole.q.shape[1] // values.shape[1])]
+
+    def padding(self) -> Bool[Tensor, "b T"]:
+        """True where a query of the part is padding."""
+        known = None if self.whole.mask is None else self.whole.mask.tokens()
+        if known is None:
+            return torch.zeros(self.shape[0], self.shape[2], dtype=torch.bool, device=self.current.device)
+        queries = known[:, self.offset : self.offset + self.shape[2]].expand(len(self.current), -1)
+        return ~queries[self.rows].to(self.current.device)
+
+    def first_tokens(self, count: int) -> Bool[Tensor, "b S"]:
+        """True at the keys that are among the first `count` tokens of their row, padding not counted.
+
+        True nowhere once a sliding cache has dropped them.
+        """
+        place = torch.arange(self.whole.k.shape[2], device=self.current.device) + self.start - self.offset
+        first = None if self.whole.mask is None else self.whole.mask.first_token()
+        first = torch.zeros(1, dtype=torch.long) if first is None else first
+        first = first.to(place.device).expand(len(self.current))[self.rows, None]
+        return (place >= first) & (place < first + count)
 
 
 Rule = Callable[[Part], Tensor]
