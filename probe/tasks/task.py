@@ -140,3 +140,12 @@ def corrupted_ids(prompts: Sequence[Prompt]) -> Int[Tensor, "N T"]:
 def metric_positions(prompts: Sequence[Prompt]) -> Int[Tensor, "N K"]:
     """Where each prompt is judged, int64."""
     return torch.tensor([prompt.metric_positions for prompt in prompts])
+
+
+def named_positions(prompts: Sequence[Prompt], name: str) -> Int[Tensor, "N 1"]:
+    """Where each prompt has its position of that name, int64. Raises TokensError naming those that it has."""
+    for prompt in prompts:
+        if name not in prompt.positions:
+            known = ", ".join(prompt.positions) or "none"
+            raise TokensError(f"no position {name!r} in the prompt {prompt.clean[:40]!r}; it has: {known}")
+    return torch.tensor([[prompt.positions[name]] for prompt in prompts])

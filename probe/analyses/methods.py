@@ -1,0 +1,86 @@
+"""The ways to an effect: exact, gradient, integrated, hybrid; each from pieces to `Effects`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from jaxtyping import Float
+
+from probe.analyses.effects import Effects
+from probe.analyses.hybrid import hybrid
+from probe.analyses.pieces import Ask, Piece
+from probe.analyses.units import Unit
+from probe.analyses.workbench import Workbench
+from probe.errors import TokensError
+
+
+def effects(bench: Workbench, mode: str, method: str, ask: Ask, *, top: int = 10, seed: int = 0) -> Effects:
+    """One method's answer for every unit of the bench.
+
+    top: how many of the strongest units `hybrid` must be certain of. Raises TokensError for an unknown method.
+    """
+    if method not in METHODS:
+        raise TokensError(f"method {method!r}; wanted one of {', '.join(METHODS)}")
+    clean, cost = clean_scores(bench, mode, ask)
+    ablated, spent = METHODS[method](bench, mode, ask, clean, top, seed)
+    return Effects(bench.task.name, mode, method, bench.units, clean, ablated, cost + spent)
+
+
+def clean_scores(bench: Workbench, mode: str, ask: Ask) -> tuple[Float[np.ndarray, "N"], float]:
+    """The metric of every prompt with nothing removed (but what is given), and its cost."""
+    pieces = bench.clean_pieces(mode)
+    return np.concatenate(ask(pieces)), sum(bench.cost(piece) for piece in pieces)
+
+
+def removed(
+    bench: Workbench, mode: str, units: Sequence[Unit], ask: Ask, prompts: slice = slice(None)
+) -> tuple[Float[np.ndarray, "units n"], float]:
+    """The metric of prompts with each unit removed, and its cost in layer-forwards."""
+    pieces = bench.ablation_pieces(mode, units, prompts)
+    first, stop, _ = prompts.indices(len(bench.task.prompts))
+    place = {unit.name: index for index, unit in enumerate(units)}
+    result = np.full((len(units), stop - first), np.nan)
+    for piece, found in zip(pieces, ask(pieces), strict=True):
+        rows = [place[name] for name in piece.units]
+        result[rows, piece.prompts[0] - first : piece.prompts[1] - first] = found
+    return result, sum(bench.cost(piece) for piece in pieces)
+
+
+Answer = tuple[Float[np.ndarray, "units N"], float]
+
+
+def _exact(bench: Workbench, mode: str, ask: Ask, clean: np.ndarray, top: int, seed: int) -> Answer:
+    return removed(bench, mode, bench.units, ask)
+
+
+def _estimate(method: str) -> Callable[[Workbench, str, Ask, np.ndarray, int, int], Answer]:
+    def run(bench: Workbench, mode: str, ask: Ask, clean: np.ndarray, top: int, seed: int) -> Answer:
+        pieces: list[Piece] = bench.estimate_pieces(method, mode)
+        estimates = np.concatenate(ask(pieces), axis=1)
+        return clean[None] - estimates, sum(bench.cost(piece) for piece in pieces)
+
+    return run
+
+
+def _hybrid(bench: Workbench, mode: str, ask: Ask, clean: np.ndarray, top: int, seed: int) -> Answer:
+    ablated, spent = _estimate("gradient")(bench, mode, ask, clean, top, seed)
+    costs = np.array([bench.sweep.cost(unit) for unit in bench.units])
+
+    def measure(chosen: Sequence[int], prompts: slice) -> Float[np.ndarray, "chosen n"]:
+        found, _ = removed(bench, mode, [bench.units[index] for index in chosen], ask, prompts)
+        return np.asarray(clean[None, prompts] - found)
+
+    answer = hybrid(clean[None] - ablated, measure, top=top, costs=costs, seed=seed)
+    return clean[None] - answer.effects, spent + answer.layer_forwards
+
+
+METHODS: dict[str, Callable[[Workbench, str, Ask, np.ndarray, int, int], Answer]] = {
+    "exact": _exact,
+    "gradient": _estimate("gradient"),
+    "integrated": _estimate("integrated"),
+    "hybrid": _hybrid,
+}
+"""`exact`: every unit removed and the model run again. `gradient`: one forward, one backward. `integrated`:
+gradients along the path from the corrupted to the clean prompt. `hybrid`: gradient for all, exact for every unit
+that could still be among the strongest."""
