@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
 from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -13,6 +14,11 @@ import pytest
 import torch
 import transformers as tf
 from torch import Tensor
+
+from probe.hooks import attention
+from probe.hooks.call import AttentionCall
+from probe.hooks.edits import Edit, edit
+from probe.hooks.heads import head_sites
 
 VOCAB, LENGTH = 53, 12
 TEXT: dict[str, Any] = {
@@ -314,3 +320,68 @@ def outside() -> dict[str, Callable[[], tf.PreTrainedModel]]:
             tf.BloomConfig, tf.BloomForCausalLM, vocab_size=VOCAB, hidden_size=48, n_head=6
         ),
     }
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One attention call of a run with edits: the call, z as the model computes it there, z as it went on."""
+
+    call: AttentionCall
+    plain: Tensor
+    edited: Tensor
+
+
+@pytest.fixture
+def watch() -> Callable[..., tuple[Tensor, list[Seen]]]:
+    """Runs a transformers model under edits; gives its logits and its main stack's calls in order."""
+
+    def run(model: Any, inputs: dict[str, Tensor], edits: list[Edit]) -> tuple[Tensor, list[Seen]]:
+        seen: list[Seen] = []
+        main = {site for site, _, _ in head_sites(model).values()}
+
+        def note(call: AttentionCall) -> Tensor:
+            edited = call.attend()
+            seen.append(Seen(call, replace(call, inner=None).attend(), edited.clone()))
+            return edited
+
+        with edit(model, edits), attention.instrument(model, note, sites=main.__contains__):
+            logits = model(**inputs).logits
+        return logits, seen
+
+    return run
+
+
+def visible(call: AttentionCall) -> Tensor:
+    """[B or 1, H or 1, T, S] by the mask itself, whole."""
+    queries, keys = call.q.shape[2], call.k.shape[2]
+    if call.mask is None:
+        ones = torch.ones(1, 1, queries, keys, dtype=torch.bool)
+        return ones.tril(keys - queries) if call.causal else ones
+    return call.mask.block(torch.arange(queries), torch.arange(keys))
+
+
+def dense_weights(call: AttentionCall, seen: Tensor | None = None) -> Tensor:
+    """Attention weights [B, H, T, S] in float64 by the textbook; `seen` stands for the call's mask."""
+    seen = visible(call) if seen is None else seen
+    k = call.k.double().repeat_interleave(call.q.shape[1] // call.k.shape[1], 1)
+    scores = torch.einsum("bhtd,bhsd->bhts", call.q.double(), k) * call.scale
+    if call.softcap is not None:
+        scores = call.softcap * torch.tanh(scores / call.softcap)
+    if call.bias is not None:
+        scores = scores + call.bias.double()
+    weights = torch.where(seen, scores, -torch.inf).exp()
+    total = weights.sum(-1, keepdim=True)
+    if call.sinks is not None:
+        total = total + call.sinks.double().exp()[None, :, None, None]
+    return torch.where(total > 0, weights / total, 0.0)
+
+
+def dense_values(call: AttentionCall) -> Tensor:
+    """v [B, H, S, Dv] in float64, once for each query head."""
+    return call.v.double().repeat_interleave(call.q.shape[1] // call.v.shape[1], 1)
+
+
+@pytest.fixture
+def dense() -> SimpleNamespace:
+    """Attention written out: `weights(call, seen)`, `values(call)`, `visible(call)`."""
+    return SimpleNamespace(weights=dense_weights, values=dense_values, visible=visible)
