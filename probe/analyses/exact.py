@@ -22,7 +22,7 @@ from probe.analyses.units import Head, Unit, set_unit
 from probe.hooks.blocks import Prefix, record_prefix, resumed, same_start
 from probe.hooks.edits import Edit, edit
 from probe.running import Running
-from probe.tasks.evaluate import logits_at
+from probe.tasks.evaluate import logits_at, logits_decoded
 from probe.tasks.metrics import measure
 from probe.tasks.task import Prompt, Task, clean_ids, metric_positions, named_positions
 
@@ -38,7 +38,7 @@ class Where:
     """Which positions and calls a removal touches.
 
     positions: None for all; a name of the task's (S2, END, …), resolved for every prompt; or positions as numbers.
-    phase: prefill, decode or both, as in `hooks.edits.Edit`.
+    phase: prefill (what comes before the first judged position), decode (the rest, read past a cache) or both.
     """
 
     positions: str | tuple[int, ...] | None = None
@@ -57,7 +57,6 @@ class ExactSweep:
 
     given: heads that are removed in every run, the clean one included: a second pass, with a carrier gone.
     share_prefix: start every run at the edited layer (None: where that gives the same bits; see `shares`).
-    layer_forwards: what was spent so far; one is one block run over all of the task's prompts.
     """
 
     running: Running
@@ -65,17 +64,17 @@ class ExactSweep:
     where: Where = field(default_factory=Where)
     given: tuple[Head, ...] = ()
     share_prefix: bool | None = None
-    layer_forwards: float = 0.0
 
     def __post_init__(self) -> None:
-        self._prefix: tuple[tuple[int, int], Prefix, Tensor] | None = None
+        self._prefix: tuple[tuple[int, int], Prefix | None, Tensor] | None = None
         self._layers = [site.layer for site in self.running.sites]
 
     @property
     def shares(self) -> bool:
         """Whether runs start at the edited layer: where a forward started at any block gives the whole one's bits."""
         if self.share_prefix is None:
-            self.share_prefix = not self.running.is_lens and same_start(self._model, self._one_prompt)
+            able = not self.running.is_lens and self.where.phase == "both"
+            self.share_prefix = able and same_start(self._model, lambda: self._logits(self.task.prompts[:1], 1))
         return self.share_prefix
 
     @property
@@ -95,9 +94,9 @@ class ExactSweep:
         """
         if self.given and replacement is not None:
             found = self._removed([set_unit("given", self.given)], replacement, rows)
-            return found[0]
+            return np.asarray(found[0])
         values = [self._judged(self._clean_run(part)[1], part, 1) for part in self._chunks(rows, 1)]
-        return np.concatenate(values, axis=1)[0]
+        return np.asarray(np.concatenate(values, axis=1)[0])
 
     def ablated(self, units: Sequence[Unit], replacement: Replacement, rows: slice) -> Float[np.ndarray, "units n"]:
         """The metric of prompts[rows] with each unit (and `given`) removed, float64, units in the order given."""
@@ -123,9 +122,10 @@ class ExactSweep:
     def _model(self) -> Any:
         return self.running.model
 
-    def _one_prompt(self) -> Tensor:
-        prompts = self.task.prompts[:1]
-        return logits_at(self._model, clean_ids(prompts), metric_positions(prompts))
+    def _logits(self, prompts: Sequence[Prompt], copies: int) -> Float[Tensor, "rows K V"]:
+        ids, positions = clean_ids(prompts).repeat(copies, 1), metric_positions(prompts).repeat(copies, 1)
+        run = logits_at if self.where.phase == "both" else logits_decoded
+        return run(self._model, ids, positions)
 
     def _rows_at_once(self) -> int:
         """Rows that fit one run: by their tokens and by the logits that the metric reads."""
@@ -151,31 +151,25 @@ class ExactSweep:
         if self._prefix is not None and self._prefix[0] == key:
             return self._prefix[1:]
         prompts = self.task.prompts[part]
-
-        def run() -> Tensor:
-            return logits_at(self._model, clean_ids(prompts), metric_positions(prompts))
-
-        self.layer_forwards += self.depth * len(prompts) / len(self.task.prompts)
         with torch.no_grad():
-            if not self.shares:
-                return None, run()
-            prefix, logits = record_prefix(self._model, run)
+            if self.shares:
+                prefix, logits = record_prefix(self._model, lambda: self._logits(prompts, 1))
+            else:
+                prefix, logits = None, self._logits(prompts, 1)
         self._prefix = (key, prefix, logits)
         return prefix, logits
 
     def _run(self, layer: int, units: Sequence[Unit], replacement: Replacement, part: slice) -> np.ndarray:
         """One batch: row u · n + p is prompt p with unit u removed."""
         prompts, copies = self.task.prompts[part], len(units)
-        prefix = self._clean_run(part)[0]
+        prefix = self._clean_run(part)[0] if self.shares else None
         edits = [one for u, unit in enumerate(units) for one in self._edits(u, unit, replacement, part)]
         start = (
             nullcontext() if prefix is None
             else resumed(self._model, prefix, layer, prefix.hidden[layer].repeat(copies, 1, 1))
         )  # fmt: skip
-        self.layer_forwards += (self.depth - layer) * copies * len(prompts) / len(self.task.prompts)
         with torch.no_grad(), start, edit(self._model, edits):
-            ids, positions = clean_ids(prompts).repeat(copies, 1), metric_positions(prompts).repeat(copies, 1)
-            logits = logits_at(self._model, ids, positions)
+            logits = self._logits(prompts, copies)
         return self._judged(logits, part, copies)
 
     def _edits(self, copy: int, unit: Unit, replacement: Replacement, part: slice) -> Iterator[Edit]:

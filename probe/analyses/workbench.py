@@ -21,8 +21,8 @@ from probe.models import Loaded
 from probe.running import Running
 from probe.tasks.task import Task
 
-PIECE_TOKENS = 4_096
-"""Prompts of about this many tokens make a piece: small enough to lose, large enough to fill a batch."""
+PIECE_TOKENS = 1_280
+"""Prompts of about this many tokens make a piece: with a copy for every head of a layer they fill a batch."""
 
 
 class Workbench:
@@ -77,8 +77,8 @@ class Workbench:
             layers.setdefault(unit.layer, []).append(unit)
         return [
             self._piece("ablated", mode, [unit.name for unit in layers[layer]], rows, _sets(layers[layer]))
+            for rows in self._within(prompts)  # outside: what enters the layers is kept for one stretch
             for layer in sorted(layers)
-            for rows in self._within(prompts)
         ]
 
     def estimate_pieces(self, method: str, mode: str) -> list[Piece]:
