@@ -25,18 +25,28 @@ def ablation_findings(study: TaskStudy) -> list[Finding]:
 
 
 def few(study: TaskStudy) -> str:
-    """` (few)` where there are fewer than METRICS' eight prompts."""
-    return " (few)" if study.n < FEW_SEQUENCES else ""
+    """` (few)` where there are fewer than METRICS' eight prompts, or groups of them."""
+    return " (few)" if study.independent < FEW_SEQUENCES else ""
 
 
 def _before(study: TaskStudy) -> Finding:
     clean, task = study.clean, study.task
     frame = pd.DataFrame({"clean": clean.mean, "clean_low": clean.low, "clean_high": clean.high})
     text = f"Mean {task.metric} with nothing removed: {with_interval(frame, 0, 'clean')} {study.unit}"
-    text += f" over {study.n} prompts{few(study)}. {study.baseline}".rstrip()
-    if not study.able:
-        text += " The model does not do this task, so effects say little about how it would be done."
+    text += f" over {study.counted}{few(study)}. {told_able(study)}"
     return Finding(f"How well the model does {task.name}", number(float(clean.mean[0])), text)
+
+
+def told_able(study: TaskStudy) -> str:
+    """Accuracy against chance, in a sentence."""
+    base = study.baseline
+    if base is None:
+        return "How often it is right was not judged."
+    if np.isnan(base.accuracy):
+        return "The task has no answers, so nothing can be right or wrong."
+    right = pd.DataFrame({"x": [base.accuracy], "x_low": [base.accuracy_low], "x_high": [base.accuracy_high]})
+    told = f"Right: {with_interval(right, 0, 'x')} of the time, where guessing is right {number(base.chance)}."
+    return told if base.able else told + " THAT IS NO BETTER THAN GUESSING: effects say little about a task not done."
 
 
 def _sign(study: TaskStudy, helps: bool) -> Finding:
@@ -50,7 +60,7 @@ def _sign(study: TaskStudy, helps: bool) -> Finding:
     measured = int(numbers["effect"].notna().sum())
     of = f"{measured} {noun}" + (f" measured, of {len(numbers)}" if measured < len(numbers) else "")
     if study.smallest_p > LEVEL:
-        text = f"Not decided: {study.n} prompts give no p-value below {number(study.smallest_p)}."
+        text = f"Not decided: {study.counted} give no p-value below {number(study.smallest_p)}."
     else:
         count = str(int(passed.sum())) if passed.any() else "None"
         move = "falls" if helps else "rises"
@@ -92,7 +102,7 @@ def _removal(study: TaskStudy) -> Finding:
     share = float(mine.loc[mine["k"] == k, "share"].iloc[0])
     text = (
         f"Without the {k} heads that {criterion} ranks first ({100 * share:.0f} % of all), {study.task.metric} goes "
-        f"from {number(float(study.clean.mean[0]))} to {told['ranked']}"
+        f"from {number(float(mean['ranked'][0]))} to {told['ranked']}"
     )
     text += f"; without as many random heads it is {told['random']} (range of the draws)" if "random" in told else ""
     text += f"; without the {k} ranked last, {told['reversed']}" if "reversed" in told else ""
@@ -117,9 +127,9 @@ def ablation_uncertainty(studies: Sequence[TaskStudy]) -> list[str]:
     """What the brackets and q-values of effects are."""
     if not studies:
         return []
-    counts = ", ".join(sorted({f"{study.n}{few(study)}" for study in studies}))
+    counts = ", ".join(dict.fromkeys(f"{study.counted}{few(study)}" for study in studies))
     return [
-        f"Brackets of effects are 95 % bootstrap intervals over {counts} prompts; q is the sign-flip p-value corrected "
+        f"Brackets of effects are 95 % bootstrap intervals over {counts}; q is the sign-flip p-value corrected "
         "for all that was tested (Benjamini-Hochberg)."
     ]
 
@@ -137,15 +147,15 @@ def ablation_limits(studies: Sequence[TaskStudy]) -> list[str]:
     ]
     for study in studies:
         name, heads = study.task.name, len(study.numbers[study.lead])
-        if study.n < FEW_SEQUENCES:
-            lines.append(f"{name}: {study.n} prompts are few; intervals are rough.")
+        if few(study):
+            lines.append(f"{name}: {study.counted} are few; intervals are rough.")
         needed = int(np.ceil(study.smallest_p * heads / LEVEL))
         if study.smallest_p <= LEVEL and needed > 1:
             lines.append(
-                f"{name}: with {study.n} prompts the smallest p-value is {number(study.smallest_p)}, so of {heads} "
+                f"{name}: with {study.counted} the smallest p-value is {number(study.smallest_p)}, so of {heads} "
                 f"{study.noun} at least {needed} must reach it before any passes at q < {LEVEL:g}."
             )
-        if not study.able:
+        if study.baseline is not None and not study.baseline.able:
             lines.append(f"{name}: the model does not do it; heads of a task not done are not its circuit.")
         lines += [f"{name}: {note}" for note in study.task.notes]
     return lines

@@ -66,8 +66,8 @@ def effect_map(units: Sequence[Unit], numbers: pd.DataFrame, metric: str) -> go.
     )  # fmt: skip
     look(figure, "head", "layer", height=130 + len(layers) * max(16, min(40, 320 // len(layers))))
     figure.update_layout(plot_bgcolor=NOT_DEFINED)
-    figure.update_xaxes(showgrid=False, dtick=step(len(heads)))
-    return figure.update_yaxes(showgrid=False, autorange="reversed", dtick=step(len(layers)))
+    figure.update_xaxes(showgrid=False, dtick=step(len(heads)), range=[heads[0] - 0.5, heads[-1] + 0.5])
+    return figure.update_yaxes(showgrid=False, dtick=step(len(layers)), range=[layers[-1] + 0.5, layers[0] - 0.5])
 
 
 def ranked_effects(numbers: pd.DataFrame, metric: str, count: int = 15) -> go.Figure:
@@ -123,11 +123,11 @@ def removal(curve: RemovalCurve, metric: str, seed: int = 0) -> go.Figure:
     clean = float(curve.frame.loc[curve.frame["k"] == 0, "value"].mean())
     figure.add_scatter(
         x=[0, 100 * float(points["share"].max())], y=[clean, clean], mode="lines", name="nothing removed",
-        line={"color": INK, "width": 1.5, "dash": "dot"},
+        line={"color": INK, "width": 1.5, "dash": "dot"}, legendrank=1,
         hovertemplate=f"nothing removed: {number(clean)}<extra></extra>",
     )  # fmt: skip
     look(figure, "share of heads removed", f"{metric}, {METRIC_UNITS[metric]}", height=420)
-    return figure.update_xaxes(ticksuffix=" %", rangemode="tozero")
+    return figure.update_xaxes(ticksuffix=" %", range=[0, 102 * float(points["share"].max())])
 
 
 def _random(figure: go.Figure, curve: RemovalCurve) -> None:
@@ -141,7 +141,7 @@ def _random(figure: go.Figure, curve: RemovalCurve) -> None:
     count = len(drawn[["criterion", "draw"]].drop_duplicates())
     label = f"{ORDERS['random']} ({count} draw{'s' * (count > 1)})"
     _fill(figure, spread["share"], spread["value_low"], spread["value_high"], "#555555", label)
-    _line(figure, spread, label, "#555555", "solid")
+    _line(figure, spread, label, "#555555", "solid", legendrank=2_000)
 
 
 def _fill(figure: go.Figure, share: pd.Series, low: pd.Series, high: pd.Series, colour: str, group: str) -> None:
@@ -156,10 +156,10 @@ def _fill(figure: go.Figure, share: pd.Series, low: pd.Series, high: pd.Series, 
     )  # fmt: skip
 
 
-def _line(figure: go.Figure, part: pd.DataFrame, label: str, colour: str, dash: str) -> None:
+def _line(figure: go.Figure, part: pd.DataFrame, label: str, colour: str, dash: str, legendrank: int = 1_000) -> None:
     figure.add_scatter(
         x=100 * part["share"], y=part["value"], name=label, legendgroup=label, mode="lines+markers",
-        line={"color": colour, "width": 2.2, "dash": dash}, marker={"size": 6},
+        line={"color": colour, "width": 2.2, "dash": dash}, marker={"size": 6}, legendrank=legendrank,
         text=[f"{part['k'][row]} heads: {with_interval(part, row, 'value')}" for row in part.index],
         hovertemplate="%{text}<extra>%{fullData.name}</extra>",
     )  # fmt: skip

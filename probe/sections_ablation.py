@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 from probe import plots_ablation
 from probe.analyses.agreement import strongest
 from probe.analyses.effects import ESTIMATES, Effects
-from probe.findings_ablation import few
+from probe.findings_ablation import few, told_able
 from probe.markup import Html, el, join
 from probe.sections import figure, scrolling, section, token
 from probe.task_study import TaskStudy
@@ -60,8 +60,7 @@ def ablation_part(study: TaskStudy, index: int = 0) -> Html:
     return section(
         f"ablation-{index}", f"Without a head: {study.task.name}",
         *_asked(study), *_example(study),
-        *(part for place in range(len(study.effects)) for part in _effects(study, index, place)),
-        el("h3", f"The strongest {study.noun}"), _top(study),
+        *_lead(study, index), el("h3", f"The strongest {study.noun}"), _top(study), *_others(study, index),
         *_removal(study, index), *_agreements(study, index), *_methods(study),
     )  # fmt: skip
 
@@ -72,7 +71,7 @@ def ablation_figures(study: TaskStudy, index: int = 0) -> dict[str, go.Figure]:
     for place, (one, numbers) in enumerate(zip(study.effects, study.numbers, strict=True)):
         if study.mapped(place):
             drawn[f"effect_map_{index}_{place}"] = plots_ablation.effect_map(one.units, numbers, metric)
-        drawn[f"effects_ranked_{index}_{place}"] = plots_ablation.ranked_effects(numbers, metric, TOP)
+    drawn[f"effects_ranked_{index}"] = plots_ablation.ranked_effects(study.numbers[study.lead], metric, TOP)
     if study.curve is not None:
         drawn[f"removal_{index}"] = plots_ablation.removal(study.curve, metric, study.seed)
     for place, (other, agreed) in study.agreements.items():
@@ -89,15 +88,11 @@ def _asked(study: TaskStudy) -> list[Html]:
     corruption = task.parameters.get("corruption")
     twins = f" Each has a corrupted twin ({corruption})." if task.paired and corruption else ""
     text = (
-        f"{question[:1].upper()}{question[1:]}{study.n} prompts{few(study)} of {task.length} tokens, made from seed "
+        f"{question[:1].upper()}{question[1:]}{study.counted}{few(study)}, {task.length} tokens each, made from seed "
         f"{task.seed}.{twins} Judged by {task.metric}: {METRIC_WORDS[task.metric]}, in {study.unit}; higher is better."
     )
-    parts = [el("p", text)]
-    if not study.able:
-        parts.append(el("p", f"THE MODEL DOES NOT DO THIS TASK. {study.baseline}", class_="note"))
-    elif study.baseline:
-        parts.append(el("p", study.baseline))
-    return parts
+    done = study.baseline is None or study.baseline.able
+    return [el("p", text), el("p", told_able(study), class_=None if done else "note")]
 
 
 LONGEST = 600
@@ -123,26 +118,48 @@ def _shortened(text: str) -> str:
     return f"{show_text(text[:half])} … [{len(text) - 2 * half:,} characters] … {show_text(text[-half:])}"
 
 
-def _effects(study: TaskStudy, index: int, place: int) -> list[Html]:
-    """Map and ranking of one mode and method."""
-    one, numbers = study.effects[place], study.numbers[place]
-    passed = int((numbers["effect_q"] < plots_ablation.LEVEL).sum())
-    measured = int(numbers["effect"].notna().sum())
-    count = f"{measured} of {len(numbers)} {study.noun}" if measured < len(numbers) else f"All {measured} {study.noun}"
-    text = f"{count} {_verb(one)}; {passed} pass at q < {plots_ablation.LEVEL:g}. In a removed head's place stands "
-    text += MODES.get(one.mode, one.mode) + "."
+def _lead(study: TaskStudy, index: int) -> list[Html]:
+    """Map and ranking of the effects that lead."""
+    place, numbers = study.lead, study.numbers[study.lead]
+    shown = min(TOP, int(numbers["effect"].notna().sum()))
     ranked = figure(
-        f"effects_ranked_{index}_{place}",
-        f"The {min(TOP, measured)} farthest from 0, with 95 % intervals over prompts. Filled: q < 0.05.",
+        f"effects_ranked_{index}",
+        f"The {shown} farthest from 0, with 95 % intervals over prompts. Filled: q < 0.05.",
     )
-    if not study.mapped(place):
-        return [el("h3", _heading(one)), el("p", text), ranked]
-    drawn = figure(
+    drawn = [_map(index, place), ranked] if study.mapped(place) else [ranked]
+    one = study.effects[place]
+    return [el("h3", _heading(one)), el("p", _counted(study, place)), el("div", *drawn, class_="pair")]
+
+
+def _others(study: TaskStudy, index: int) -> list[Html]:
+    """Maps of the other modes and methods, side by side."""
+    blocks = [
+        el("div", el("h3", _heading(one)), el("p", _counted(study, place)),
+           _map(index, place) if study.mapped(place) else None)
+        for place, one in enumerate(study.effects)
+        if place != study.lead
+    ]  # fmt: skip
+    return [el("div", *blocks, class_="pair")] if blocks else []
+
+
+def _map(index: int, place: int) -> Html:
+    return figure(
         f"effect_map_{index}_{place}",
         "Effect of removing each: blue helps the task, red works against it, a dot marks q < 0.05, sand was not "
         "measured. Hover or tap for the figures.",
     )
-    return [el("h3", _heading(one)), el("p", text), el("div", drawn, ranked, class_="pair")]
+
+
+def _counted(study: TaskStudy, place: int) -> str:
+    """How many were measured, how many pass, and what stands in their place."""
+    one, numbers = study.effects[place], study.numbers[place]
+    passed = int((numbers["effect_q"] < plots_ablation.LEVEL).sum())
+    measured = int(numbers["effect"].notna().sum())
+    count = f"{measured} of {len(numbers)} {study.noun}" if measured < len(numbers) else f"All {measured} {study.noun}"
+    return (
+        f"{count} {_verb(one)}; {passed} pass at q < {plots_ablation.LEVEL:g}. In a removed head's place stands "
+        f"{MODES.get(one.mode, one.mode)}."
+    )
 
 
 def _verb(one: Effects) -> str:
@@ -157,20 +174,18 @@ def _top(study: TaskStudy) -> Html:
     """The strongest by the leading effects, and what the other modes and methods say of them."""
     lead = study.numbers[study.lead].set_index("name")
     order = [study.lead, *(place for place in range(len(study.effects)) if place != study.lead)]
-    tables = {place: study.numbers[place].set_index("name", drop=False) for place in order}
     rows = []
     for name in strongest(lead["effect"], TOP):
         cells = []
         for place in order:
-            there = tables[place].reset_index(drop=True)
-            found = there.index[there["name"] == name]
-            shown = with_interval(there, found[0], "effect") if len(found) else "not measured"
-            cells += [el("td", shown)]
-        cells += [el("td", number(float(lead[f"effect_{part}"][name])), class_="n") for part in ("p", "q")]
+            found = study.numbers[place].index[study.numbers[place]["name"] == name]
+            shown = with_interval(study.numbers[place], found[0], "effect") if len(found) else "not measured"
+            cells.append(el("td", shown))
+        cells[1:1] = [el("td", number(float(lead[f"effect_{part}"][name]))) for part in ("p", "q")]
         rows.append(el("tr", el("th", name, scope="row"), *cells))
     labels = [f"{study.effects[place].mode} {study.effects[place].method}, {study.unit}" for place in order]
     first = labels[0] if len(order) > 1 else f"effect, {study.unit}"
-    return scrolling(f"The strongest {study.noun}", (study.noun, first, *labels[1:], "p", "q"), rows)
+    return scrolling(f"The strongest {study.noun}", ("name", first, "p", "q", *labels[1:]), rows)
 
 
 def _removal(study: TaskStudy, index: int) -> list[Html]:
@@ -183,8 +198,8 @@ def _removal(study: TaskStudy, index: int) -> list[Html]:
             "tr",
             el("th", areas["criterion"][row], scope="row"),
             el("td", plots_ablation.ORDERS[areas["order"][row]]),
-            el("td", with_interval(areas, row, "area"), class_="n"),
-            el("td", f"0 to {100 * areas['to'][row]:.0f} %", class_="n"),
+            el("td", with_interval(areas, row, "area")),
+            el("td", f"0 to {100 * areas['to'][row]:.0f} %"),
         )
         for row in areas.index
     ]

@@ -125,17 +125,22 @@ def _quantile(ordered: np.ndarray, drawn: np.ndarray, share: float) -> np.ndarra
     return np.asarray(first + (place - below) * (second - first))
 
 
-def sign_flip_p(effects: Float[np.ndarray, "n columns"], seed: int = 0) -> Float[np.ndarray, "columns"]:
+def sign_flip_p(
+    effects: Float[np.ndarray, "n columns"], *, groups: Sequence[Hashable] | None = None, seed: int = 0
+) -> Float[np.ndarray, "columns"]:
     """Two-sided p-value of each column's mean: how often flipped signs bring it as far from 0, or farther.
 
     If a head does nothing, a prompt's effect is as likely to be positive as negative. (1 + #≥) / (1 + 10,000) over
     10,000 drawn flips, one set for all columns; up to 13 prompts, #≥ / 2^n over all flips (they hold the observed
-    one). NaN is left out; a column without a value has p = NaN. Sums that differ by no more than rounding count as
-    equal. Raises ValueError for infinite values.
+    one). groups: [n] labels; prompts of one group are no independent witnesses, so their signs turn together and the
+    group counts as one, as in the bootstrap. NaN is left out; a column without a value has p = NaN. Sums that differ
+    by no more than rounding count as equal. Raises ValueError for infinite values.
     """
     if np.isinf(effects).any():
         raise ValueError("infinite effects cannot be tested: find out where they come from")
     sample = np.asarray(effects, dtype=np.float64)
+    if groups is not None:
+        sample = _summed(sample, groups)
     valid = ~np.isnan(sample)
     n = valid.sum(axis=0)
     p = np.full(sample.shape[1], np.nan)
@@ -148,6 +153,15 @@ def sign_flip_p(effects: Float[np.ndarray, "n columns"], seed: int = 0) -> Float
         flips = np.random.default_rng(seed).integers(0, 2, size=(FLIPS, len(sample)))
         p[many] = (1 + _as_far(np.where(valid, sample, 0.0)[:, many], flips)) / (1 + FLIPS)
     return p
+
+
+def _summed(sample: Float[np.ndarray, "n columns"], groups: Sequence[Hashable]) -> Float[np.ndarray, "groups columns"]:
+    """Sums over each group in order of appearance; NaN where a group has no value."""
+    labels = list(groups)
+    if len(labels) != len(sample):
+        raise ValueError(f"{len(labels)} group labels for {len(sample)} units: give one label a unit")
+    parts = [sample[[row for row, label in enumerate(labels) if label == group]] for group in dict.fromkeys(labels)]
+    return np.stack([np.where(np.isnan(part).all(axis=0), np.nan, np.nansum(part, axis=0)) for part in parts])
 
 
 def _as_far(

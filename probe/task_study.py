@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 import pandas as pd
+from transformers import PreTrainedTokenizerBase
 
 from probe.analyses.agreement import Agreement, agreement
 from probe.analyses.effect_columns import column_names, summary
@@ -15,7 +17,10 @@ from probe.analyses.removal_curve import RemovalCurve
 from probe.columns import METRIC_UNITS
 from probe.errors import ResultsError
 from probe.statistics import EXACT, FLIPS, Summary, bootstrap
+from probe.tasks.baseline import Baseline
+from probe.tasks.build import TASKS
 from probe.tasks.task import Task
+from probe.token_strings import token_strings
 
 NOUNS = {"head": "heads", "kv_group": "key/value groups", "layer": "layers", "set": "sets of heads"}
 
@@ -25,15 +30,14 @@ class TaskStudy:
     """What was asked and found on one task.
 
     effects: one or more (mode, method); the first measured one leads. question: what the task asks, in a few words.
-    baseline: how well the model does it before anything is removed, in a sentence; able: whether that is enough.
+    baseline: how well the model does it before anything is removed; None: the page says that it was not judged.
     answers, wrongs: right and wrong tokens of the first prompt, as strings. curve: heads removed one after the other.
     """
 
     task: Task
     effects: tuple[Effects, ...]
     question: str = ""
-    baseline: str = ""
-    able: bool = True
+    baseline: Baseline | None = None
     answers: tuple[str, ...] = ()
     wrongs: tuple[str, ...] = ()
     curve: RemovalCurve | None = None
@@ -61,6 +65,16 @@ class TaskStudy:
         return len(self.task.prompts)
 
     @property
+    def independent(self) -> int:
+        """Groups of prompts that are independent of each other; prompts, where each stands for itself."""
+        return len(set(self.task.groups)) if self.task.groups else self.n
+
+    @property
+    def counted(self) -> str:
+        """`64 prompts`, `64 prompts in 16 groups`."""
+        return f"{self.n} prompts" + (f" in {self.independent} groups" if self.task.groups else "")
+
+    @property
     def lead(self) -> int:
         """Which effects lead: the first that were measured, not estimated; the first where none was."""
         return next((index for index, one in enumerate(self.effects) if one.method not in ESTIMATES), 0)
@@ -68,7 +82,7 @@ class TaskStudy:
     @cached_property
     def numbers(self) -> tuple[pd.DataFrame, ...]:
         """Mean, interval, p and q of every unit, for each of the effects."""
-        return tuple(summary(one, self.seed) for one in self.effects)
+        return tuple(summary(one, self.task.groups, self.seed) for one in self.effects)
 
     @cached_property
     def columns(self) -> list[str]:
@@ -78,7 +92,8 @@ class TaskStudy:
     @cached_property
     def clean(self) -> Summary:
         """The metric with nothing removed: mean and interval over prompts."""
-        return bootstrap(np.asarray(self.effects[self.lead].clean, dtype=float)[:, None], seed=self.seed)
+        values = np.asarray(self.effects[self.lead].clean, dtype=float)[:, None]
+        return bootstrap(values, groups=self.task.groups, seed=self.seed)
 
     @property
     def noun(self) -> str:
@@ -88,8 +103,8 @@ class TaskStudy:
 
     @property
     def smallest_p(self) -> float:
-        """The smallest p-value that so many prompts can give."""
-        return 2 / 2**self.n if self.n <= EXACT else 1 / (1 + FLIPS)
+        """The smallest p-value that so many independent prompts can give."""
+        return 2 / 2**self.independent if self.independent <= EXACT else 1 / (1 + FLIPS)
 
     @cached_property
     def agreements(self) -> dict[int, tuple[int, Agreement]]:
@@ -110,3 +125,23 @@ class TaskStudy:
         """Whether effects have a place in a map: no two units share a head."""
         heads = [head for unit in self.effects[index].units for head in unit.heads]
         return len(set(heads)) == len(heads)
+
+
+def study_of(
+    task: Task,
+    effects: Sequence[Effects],
+    tokenizer: PreTrainedTokenizerBase | None,
+    *,
+    baseline: Baseline | None = None,
+    curve: RemovalCurve | None = None,
+    seed: int = 0,
+) -> TaskStudy:
+    """A study ready for the page: the task's question in words, the first prompt's answers as the tokenizer has them.
+
+    A prompt judged by its targets alone shows the first of those. Raises ResultsError as `TaskStudy` does.
+    """
+    first = task.prompts[0]
+    right = first.answer_ids or (first.target_ids or ())[:1]
+    question = TASKS[task.name].what if task.name in TASKS else ""
+    answers, wrongs = (tuple(token_strings(tokenizer, ids)) for ids in (right, first.wrong_ids))
+    return TaskStudy(task, tuple(effects), question, baseline, answers, wrongs, curve, seed)

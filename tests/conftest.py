@@ -16,6 +16,7 @@ from probe.analyses.removal_curve import RemovalCurve
 from probe.analyses.units import Unit
 from probe.table import HeadTable, head_name
 from probe.task_study import TaskStudy
+from probe.tasks.baseline import Baseline
 from probe.tasks.task import Prompt, Task
 
 LAYERS, HEADS, SEQUENCES, LENGTH = 30, 9, 8, 4096
@@ -210,9 +211,9 @@ def invented_curve(criteria: tuple[str, ...] = ("ablation_ioi",), prompts: int =
 
 
 def invented_study(
-    effects: tuple[Effects, ...] | None = None, curve: RemovalCurve | None = None, prompts: int = 64, **about: Any
+    effects: tuple[Effects, ...] | None = None, curve: RemovalCurve | None = None, prompts: int = 64, right: float = 0.9
 ) -> TaskStudy:
-    """IOI on an invented model, its first prompt hostile."""
+    """IOI on an invented model, its first prompt hostile; right: its accuracy, give or take 0.05."""
     text = "When Mary and John went to the store, John gave a drink to"
     asked = [
         Prompt((1, 2, 3), (4,), (5,), (2,), f"{HOSTILE} {text}" if not number else text, corrupted_ids=(1, 5, 3),
@@ -220,17 +221,21 @@ def invented_study(
         for number in range(prompts)
     ]  # fmt: skip
     task = Task("ioi", "logit_diff", tuple(asked), chance=0.5, parameters={"corruption": "s2_io"})
+    nothing = np.zeros(prompts)
+    before = Baseline(
+        "ioi", "logit_diff", nothing, 5.0, 4.8, 5.2, nothing, right, right - 0.05, right + 0.05, 0.5,
+        right - 0.05 > 0.5, "as invented",
+    )  # fmt: skip
     return TaskStudy(
         task, effects or (invented_effects(prompts=prompts), invented_effects("gradient", prompts=prompts)),
-        question="which of two names came once", baseline="It answers 60 of 64 prompts right (chance 0.5).",
-        answers=(" Mary",), wrongs=(HOSTILE,), curve=curve, **about,
+        question="which of two names came once", baseline=before, answers=(" Mary",), wrongs=(HOSTILE,), curve=curve,
     )  # fmt: skip
 
 
 def invented_effect_table(study: TaskStudy) -> HeadTable:
     """The table that such a study alone leaves."""
     table = HeadTable.of_heads(range(LAYERS), HEADS, {"model": "invented-30x9", "seed": 0}, kv_heads=3)
-    return with_effects(table, study.effects, {"ioi": "logit_diff"})
+    return with_effects(table, study.effects, {"ioi": study.task})
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -12,6 +12,7 @@ from probe.columns import effect_name
 from probe.errors import ResultsError
 from probe.statistics import benjamini_hochberg, bootstrap, sign_flip_p
 from probe.table import HeadTable
+from probe.tasks.task import Task
 
 
 def column_names(found: Sequence[Effects]) -> list[str]:
@@ -27,15 +28,17 @@ def column_names(found: Sequence[Effects]) -> list[str]:
     return [effect_name(*(one if short.count(one[:2]) > 1 else one[:2])) for one in made]
 
 
-def summary(effects: Effects, seed: int = 0) -> pd.DataFrame:
+def summary(effects: Effects, groups: Sequence[Hashable] | None = None, seed: int = 0) -> pd.DataFrame:
     """One row a unit, in order: `name`, `effect` (mean over prompts), `_low`, `_high`, `_p`, `_q`, `n_effect`.
 
-    Bootstrap and sign flips are over prompts, one seeded set for all units; q is corrected for all of them, those
-    that were not measured (NaN) included. Raises ResultsError for infinite effects.
+    Bootstrap and sign flips are over prompts, or over the task's groups of prompts where it has some, one seeded set
+    for all units; q is corrected for all of them, those that were not measured (NaN) included. Raises ResultsError
+    for infinite effects.
     """
     values = effects.effect.T
     try:
-        spread, p = bootstrap(values, seed=seed), sign_flip_p(values, seed=seed)
+        spread = bootstrap(values, groups=groups, seed=seed)
+        p = sign_flip_p(values, groups=groups, seed=seed)
     except ValueError as error:
         raise ResultsError(f"{effects.task}, {effects.mode}, {effects.method}: {error}") from error
     numbers = {
@@ -47,24 +50,25 @@ def summary(effects: Effects, seed: int = 0) -> pd.DataFrame:
     return pd.DataFrame({"name": [unit.name for unit in effects.units], **numbers, "n_effect": spread.n})
 
 
-def with_effects(table: HeadTable, found: Sequence[Effects], metrics: Mapping[str, str], *, seed: int = 0) -> HeadTable:
+def with_effects(table: HeadTable, found: Sequence[Effects], tasks: Mapping[str, Task], *, seed: int = 0) -> HeadTable:
     """`table` with the columns of all effects of single heads, and `metadata["effects"]` saying what each one is.
 
-    metrics: the metric of each task. Heads that were not measured are NaN. Effects of groups, layers and sets are no
-    columns of a head table; effects without a single head are left to `effects.parquet`.
+    tasks: by name, those of all effects. Heads that were not measured are NaN. Effects of groups, layers and sets are
+    no columns of a head table; they are left to `effects.parquet`. Raises ResultsError for heads that the table does
+    not have.
     """
     effects = [one for one in found if any(unit.kind == "head" for unit in one.units)]
     about = dict(table.metadata.get("effects", {}))
     for name, one in zip(column_names(effects), effects, strict=True):
-        table = table.with_columns(_columns(table, name, one, seed))
+        table = table.with_columns(_columns(table, name, one, tasks[one.task], seed))
         about[name] = {
-            "task": one.task, "metric": metrics[one.task], "mode": one.mode, "method": one.method,
+            "task": one.task, "metric": tasks[one.task].metric, "mode": one.mode, "method": one.method,
             "prompts": len(one.clean), "clean": float(one.clean.mean()),
         }  # fmt: skip
     return HeadTable(table.frame, table.profiles, {**table.metadata, "effects": about})
 
 
-def _columns(table: HeadTable, name: str, effects: Effects, seed: int) -> pd.DataFrame:
+def _columns(table: HeadTable, name: str, effects: Effects, task: Task, seed: int) -> pd.DataFrame:
     """The columns of one effect for every head of the table, in its order."""
     chosen = [index for index, unit in enumerate(effects.units) if unit.kind == "head"]
     heads = pd.DataFrame([effects.units[index].heads[0] for index in chosen], columns=["layer", "head"])
@@ -72,7 +76,7 @@ def _columns(table: HeadTable, name: str, effects: Effects, seed: int) -> pd.Dat
         effects.task, effects.mode, effects.method, tuple(effects.units[index] for index in chosen), effects.clean,
         effects.ablated[chosen], effects.layer_forwards,
     )  # fmt: skip
-    numbers = summary(only, seed).drop(columns="name")
+    numbers = summary(only, task.groups, seed).drop(columns="name")
     measured = pd.concat([heads, numbers.rename(columns=lambda part: part.replace("effect", name))], axis=1)
     keys = table.frame[["layer", "head"]]
     strangers = heads.merge(keys, how="left", indicator=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,10 +22,12 @@ class RemovalCurve:
 
     frame: one row a prompt and point: `criterion` (what ranked the heads), `order` (`ranked`: the best first,
     `reversed`: the best last, `random`), `draw` (which random order; 0 elsewhere), `k` heads removed, `share` of the
-    model's heads, `prompt`, `value` of the task's metric. A path (criterion, order, draw) begins at k = 0.
+    model's heads, `prompt` (its index in the task), `value` of the task's metric. A path (criterion, order, draw)
+    begins at k = 0. groups: the task's, a label for each of its prompts, so that intervals draw them together.
     """
 
     frame: pd.DataFrame
+    groups: Sequence[Hashable] | None = None
 
     def __post_init__(self) -> None:
         """Raises ResultsError for a frame that is no set of whole paths over the same prompts."""
@@ -57,7 +60,7 @@ class RemovalCurve:
         Bounds: the 95 % bootstrap interval over prompts; of random orders with several draws the range of their own
         means, as METRICS asks of random controls.
         """
-        return _summarised(self._values(), [*_PATH[:2], "k", "share"], "value", seed)
+        return self._summarised(self._values(), [*_PATH[:2], "k", "share"], "value", seed)
 
     def area(self, seed: int = 0) -> pd.DataFrame:
         """Area under score against share: `criterion, order, to, area, area_low, area_high`, bounds as in `summary`.
@@ -74,20 +77,22 @@ class RemovalCurve:
             parts[(*path, shares[-1])] = (points.to_numpy() * weight[:, None]).sum(axis=0)
         areas = pd.DataFrame(parts, index=values.index)
         areas.columns = areas.columns.set_names([*_PATH, "to"])
-        return _summarised(areas, [*_PATH[:2], "to"], "area", seed)
+        return self._summarised(areas, [*_PATH[:2], "to"], "area", seed)
 
-
-def _summarised(values: pd.DataFrame, by: list[str], name: str, seed: int) -> pd.DataFrame:
-    """Mean and bounds of each group of columns of `values` [prompts, columns]; ranked first, then reversed, random."""
-    rows = []
-    for key, columns in values.T.groupby(by, sort=False):
-        draws = columns.mean(axis=1)
-        if len(columns) > 1:
-            mean, low, high = draws.mean(), draws.min(), draws.max()
-        else:
-            spread = bootstrap(columns.to_numpy().T, seed=seed)
-            mean, low, high = spread.mean[0], spread.low[0], spread.high[0]
-        rows.append((*key, mean, low, high))
-    frame = pd.DataFrame(rows, columns=[*by, name, f"{name}_low", f"{name}_high"])
-    rank = {order: place for place, order in enumerate(ORDERS)}
-    return frame.sort_values(by, key=lambda part: part.map(rank) if part.name == "order" else part, ignore_index=True)
+    def _summarised(self, values: pd.DataFrame, by: list[str], name: str, seed: int) -> pd.DataFrame:
+        """Mean and bounds of each group of columns of `values` [prompts, columns]; orders as `ORDERS` has them."""
+        rows = []
+        groups = None if self.groups is None else [self.groups[prompt] for prompt in values.index]
+        for key, columns in values.T.groupby(by, sort=False):
+            draws = columns.mean(axis=1)
+            if len(columns) > 1:
+                mean, low, high = draws.mean(), draws.min(), draws.max()
+            else:
+                spread = bootstrap(columns.to_numpy().T, groups=groups, seed=seed)
+                mean, low, high = spread.mean[0], spread.low[0], spread.high[0]
+            rows.append((*key, mean, low, high))
+        frame = pd.DataFrame(rows, columns=[*by, name, f"{name}_low", f"{name}_high"])
+        rank = {order: place for place, order in enumerate(ORDERS)}
+        return frame.sort_values(
+            by, key=lambda part: part.map(rank) if part.name == "order" else part, ignore_index=True
+        )

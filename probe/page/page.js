@@ -75,6 +75,8 @@
   for (const role of [...new Set(data.roles.flat())].sort()) {
     filters.role.append(new Option(role.replaceAll("_", " "), role));
   }
+  const anyRole = data.roles.some((roles) => roles.length > 0);
+  filters.role.closest("label").hidden = !anyRole;
   const metricsShown = () => filters.columns.value === "all" ? Object.keys(data.metrics) : data.key;
 
   function compare(a, b) {
@@ -120,7 +122,8 @@
     const metrics = metricsShown();
     const head = document.createElement("thead");
     const line = head.insertRow();
-    line.append(headerCell("head", null, true), headerCell("roles", undefined, true));
+    line.append(headerCell("head", null, true));
+    if (anyRole) line.append(headerCell("roles", undefined, true));
     for (const metric of metrics) line.append(headerCell(metric, metric, false));
     const body = document.createElement("tbody");
     const chosen = data.names.map((_, row) => row).filter(kept).sort(compare);
@@ -130,9 +133,11 @@
       name.scope = "row";
       name.textContent = data.names[row];
       record.append(name);
-      const roles = record.insertCell();
-      roles.className = "text";
-      roles.textContent = data.roles[row].join(", ").replaceAll("_", " ");
+      if (anyRole) {
+        const roles = record.insertCell();
+        roles.className = "text";
+        roles.textContent = data.roles[row].join(", ").replaceAll("_", " ");
+      }
       for (const metric of metrics) {
         const cell = record.insertCell();
         cell.textContent = show(data.columns[metric][row]);

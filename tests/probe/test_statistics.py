@@ -162,3 +162,18 @@ def test_heads_without_a_p_count_as_tests() -> None:
     assert np.isnan(q[[1, 3]]).all()
     assert benjamini_hochberg(np.array([])).tolist() == []
     assert benjamini_hochberg(np.array([0.9, 0.8])).tolist() == [0.9, 0.9]
+
+
+def test_prompts_of_a_group_turn_together() -> None:
+    values = np.random.default_rng(5).integers(-9, 10, size=(12, 3)).astype(float)
+    values[:, 2] = np.nan
+    values[3, 1] = np.nan
+    labels = ["a", "b", "c", "a", "b", "c", "d", "d", "d", "d", "e", "f"]
+    sums = np.array([[np.nansum(values[np.array(labels) == group, column]) for column in (0, 1)] for group in "abcdef"])
+    p = sign_flip_p(values, groups=labels)
+    assert p[:2].tolist() == [flipped_by_hand(column) for column in sums.T]
+    assert np.isnan(p[2])
+    # Forty copies of one prompt are one witness, not forty.
+    assert sign_flip_p(np.ones((40, 1)), groups=["same"] * 40).tolist() == [1.0]
+    with pytest.raises(ValueError, match="2 group labels for 12 units"):
+        sign_flip_p(values, groups=[1, 2])
