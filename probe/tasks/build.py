@@ -8,7 +8,19 @@ from dataclasses import dataclass
 from probe.errors import TokensError
 from probe.models import Loaded
 from probe.running import Running
-from probe.tasks import induction, ioi, names
+from probe.tasks import (
+    capital,
+    colored_objects,
+    greater_than,
+    induction,
+    ioi,
+    kv_json,
+    lm,
+    mcq,
+    mqar,
+    names,
+    needle,
+)
 from probe.tasks.ask import Ask, Made
 from probe.tasks.task import METRICS, Task
 
@@ -32,16 +44,31 @@ class TaskKind:
 TASKS: dict[str, TaskKind] = {
     "ioi": TaskKind("which of two names came once", ioi.ioi, "logit_diff", ioi.CORRUPTIONS),
     "names": TaskKind(
-        "the same in a planted model's words", names.names, "logit_diff", names.CORRUPTIONS, sized=True
+        "the same, in the planted models' words", names.names, "logit_diff", names.CORRUPTIONS, sized=True
     ),
+    "colored_objects": TaskKind(
+        "the colour of one of three objects", colored_objects.colored_objects, "logit_diff", colored_objects.CORRUPTIONS
+    ),
+    "greater_than": TaskKind(
+        "a year after the first one", greater_than.greater_than, "prob_diff", greater_than.CORRUPTIONS
+    ),
+    "capital": TaskKind("the capital of a country", capital.capital, "logit_diff", capital.CORRUPTIONS),
+    "mcq": TaskKind("the letter of the right answer", mcq.mcq, "logit_diff", mcq.CORRUPTIONS),
     "induction": TaskKind(
-        "how a random sequence goes on when it comes again",
-        induction.induction,
-        "neg_loss",
-        induction.CORRUPTIONS,
+        "how a random sequence goes on when it comes again", induction.induction, "neg_loss", induction.CORRUPTIONS,
         sized=True,
     ),
-}
+    "mqar": TaskKind("the value of each of many keys", mqar.mqar, "neg_loss", mqar.CORRUPTIONS, sized=True),
+    "kv_json": TaskKind("the value of a key in a JSON object", kv_json.kv_json, "logit_diff", kv_json.CORRUPTIONS),
+    "needle": TaskKind(
+        "a made-up fact in a long text", needle.needle, "neg_loss", needle.CORRUPTIONS, sized=True, reads=True
+    ),
+    "lm": TaskKind("the next token of natural text", lm.lm, "neg_loss", sized=True, reads=True),
+    "lm_recall": TaskKind(
+        "the same where a pair of tokens comes again", lm.lm_recall, "neg_loss", sized=True, reads=True
+    ),
+    "lm_rest": TaskKind("the same where none does", lm.lm_rest, "neg_loss", sized=True, reads=True),
+}  # fmt: skip
 """The tasks by name; `probe ablate --task` takes them."""
 
 

@@ -66,8 +66,8 @@ def ioi(ask: Ask) -> Made:
         twin = wording.fill(template, **others, **setting)
         return Prompt(
             clean_ids=clean.ids,
-            answer_ids=(_answer(ask, wording, clean, io),),
-            wrong_ids=(_answer(ask, wording, clean, again),),
+            answer_ids=(wording.answer(clean.text, f" {io}"),),
+            wrong_ids=(wording.answer(clean.text, f" {again}"),),
             metric_positions=(len(clean.ids) - 1,),
             clean=clean.text,
             template=f"{TEMPLATES.index(template)} {order}",
@@ -77,14 +77,9 @@ def ioi(ask: Ask) -> Made:
             corrupted=twin.text,
         )
 
-    return Made(ask.draw(ask.total, one), ask.prompts, chance=0.5, notes=(*wording.notes, *notes))
-
-
-def _answer(ask: Ask, wording: Wording, clean: Worded, name: str) -> int:
-    token = wording.next_token(clean.text, f" {name}")
-    if token is None:
-        raise ask.error(f"the answer {name!r} is not one token after {clean.text[-30:]!r}; choose another task")
-    return token
+    lists = (("names", NAMES, names), ("places", PLACES, places), ("objects", OBJECTS, objects))
+    dropped = [note for what, all_of, some in lists for note in wording.left_out(what, all_of, some)]
+    return Made(ask.draw(ask.total, one), ask.prompts, chance=0.5, notes=(*wording.notes, *notes, *dropped))
 
 
 def _positions(clean: Worded, order: str) -> dict[str, int]:

@@ -9,7 +9,9 @@ from string import Formatter
 from transformers import PreTrainedTokenizerBase
 
 from probe.errors import TokensError
+from probe.planted_words import BOS
 from probe.tasks.ask import Ask
+from probe.tasks.names import is_planted
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,8 @@ class Worded:
 class Wording:
     """A tokenizer as the tasks use it.
 
-    bos: the id that the tokenizer itself puts before every text, or None; it is put there and no other is.
+    bos: the id that the tokenizer itself puts before every text, or None; it is put there and no other is. The
+    planted models' tokenizer adds none, but they rest on one: theirs is put there too, and the notes say so.
     """
 
     def __init__(self, ask: Ask) -> None:
@@ -34,19 +37,21 @@ class Wording:
         self.ask = ask
         self.tokenizer: PreTrainedTokenizerBase = ask.tokenizer
         self.unknown = ask.tokenizer.unk_token_id
-        self.bos = automatic_bos(ask.tokenizer)
+        self.planted = is_planted(ask.tokenizer)
+        self.bos = BOS if self.planted else automatic_bos(ask.tokenizer)
+        self.first: tuple[int, ...] = () if self.bos is None else (self.bos,)
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What a reader must know of how a text begins."""
         if self.bos is None:
             return ("no BOS: the tokenizer adds none by itself",)
-        return (f"BOS {self.bos} first, as the tokenizer adds it",)
+        return (f"BOS {self.bos} first, as {'planted models want' if self.planted else 'the tokenizer adds'} it",)
 
     def ids(self, text: str) -> tuple[int, ...]:
         """The text's ids, after the tokenizer's own BOS where it has one; words that it does not know included."""
         found = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-        return (*(() if self.bos is None else (self.bos,)), *(int(token) for token in found))
+        return (*self.first, *(int(token) for token in found))
 
     def known(self, text: str) -> tuple[int, ...]:
         """As `ids`. Raises TokensError for a text with words that the tokenizer does not know."""
@@ -64,6 +69,17 @@ class Wording:
             return None
         return both[-1]
 
+    def answer(self, text: str, answer: str) -> int:
+        """As `next_token`. Raises TokensError where it is None."""
+        token = self.next_token(text, answer)
+        if token is None:
+            raise self.ask.error(f"the answer {answer!r} is not one token after {text[-30:]!r}; choose another task")
+        return token
+
+    def text(self, ids: Sequence[int]) -> str:
+        """The ids as the tokenizer writes them, specials included."""
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
     def single(self, what: str, words: Sequence[str], least: int, before: str = "the", space: str = " ") -> list[str]:
         """Those words that are one token, each another, after `before` and a space.
 
@@ -80,6 +96,11 @@ class Wording:
                 "choose another task for this model"
             )
         return list(found.values())
+
+    def left_out(self, what: str, all_of: Sequence[str], kept: Sequence[str]) -> tuple[str, ...]:
+        """A note on how many of a list were dropped, if any."""
+        dropped = len(all_of) - len(kept)
+        return (f"{dropped} of {len(all_of)} {what} left out: not one token of this tokenizer",) if dropped else ()
 
     def fill(self, template: str, **slots: str) -> Worded:
         """The template with its slots filled, and where each slot's first token stands.
