@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,6 +20,7 @@ from probe.hooks import attention
 from probe.hooks.call import AttentionCall
 from probe.hooks.edits import Edit, edit
 from probe.hooks.heads import head_sites
+from probe.hooks.part import Part
 
 VOCAB, LENGTH = 53, 12
 TEXT: dict[str, Any] = {
@@ -381,7 +383,52 @@ def dense_values(call: AttentionCall) -> Tensor:
     return call.v.double().repeat_interleave(call.q.shape[1] // call.v.shape[1], 1)
 
 
+def dense_bound(call: AttentionCall) -> float:
+    """Largest |z - exact z| of a float64 evaluation, by `bounds.z_bound` with the roundoff of float64.
+
+    u = 2**-53; a score of D <= 12 terms errs by 17 u times its size s, weights by twice that, and a sum of at
+    most 16 weighted values adds 20 u, storing and dividing 8 u: (68 s + 28) u max|v|, twice for two evaluations.
+    """
+    size = float((call.q.abs() @ call.k.abs().repeat_interleave(call.q.shape[1] // call.k.shape[1], 1).mT).max())
+    extras = [extra for extra in (call.bias, call.sinks) if extra is not None]
+    largest = size * call.scale + sum(float(extra[extra > -1e30].abs().max()) for extra in extras)
+    return 2 * (68 * largest + 28) * 2.0**-53 * float(call.v.abs().max())
+
+
 @pytest.fixture
 def dense() -> SimpleNamespace:
-    """Attention written out: `weights(call, seen)`, `values(call)`, `visible(call)`."""
-    return SimpleNamespace(weights=dense_weights, values=dense_values, visible=visible)
+    """Attention written out: `weights(call, seen)`, `values(call)`, `visible(call)`, `bound(call)`."""
+    return SimpleNamespace(weights=dense_weights, values=dense_values, visible=visible, bound=dense_bound)
+
+
+@cache
+def last_call(name: str) -> tuple[AttentionCall, Tensor]:
+    """The last layer's call of a family, and its z; made once, and read only."""
+    case, calls = make(name), []
+    main = list(head_sites(case.model).values())[-1][0]
+
+    def note(call: AttentionCall) -> Tensor:
+        calls.append(call)
+        return call.attend()
+
+    with torch.no_grad(), attention.instrument(case.model, note, sites=main.__eq__):
+        case.model(**case.inputs)
+        return calls[0], calls[0].attend()
+
+
+@pytest.fixture
+def part_of() -> Callable[..., Part]:
+    """The last layer's call of a family in float64 (or as it is), as a part of some rows and heads."""
+
+    def make_part(
+        name: str, heads: tuple[int, ...] = (1, 3, 4), rows: slice = slice(0, 2, 1), *, wide: bool = True
+    ) -> Part:
+        call, z = last_call(name)
+        if wide:
+            names = ("q", "k", "v", "sinks", "bias")
+            held = {n: getattr(call, n).detach().double() for n in names if getattr(call, n) is not None}
+            call = replace(call, **held)
+            z = call.attend()
+        return Part(call, z, rows, torch.tensor(heads), call.site.layer)
+
+    return make_part
