@@ -46,8 +46,8 @@ def capital(ask: Ask) -> Made:
     wording = Wording(ask)
     one_token = wording.single("countries", list(CAPITALS), 4, before="The capital of")
     kept, notes = same_length(ask, {t: wording.fill(t, country=one_token[0]) for t in TEMPLATES})
-    ends = [wording.fill(template, country=one_token[0]).text for template in kept]
-    countries = [c for c in one_token if all(wording.next_token(end, f" {CAPITALS[c]}") is not None for end in ends)]
+    tokens = _answers(wording, one_token, kept)
+    countries = list(tokens)
     if len(countries) < 4:
         raise ask.error(f"{len(countries)} capitals are one token of this tokenizer; wanted 4 or more")
     rng, twin_rng = ask.generator(), ask.generator(1)
@@ -62,7 +62,7 @@ def capital(ask: Ask) -> Made:
         return Prompt(
             clean_ids=clean.ids,
             answer_ids=(wording.answer(clean.text, f" {CAPITALS[country]}"),),
-            wrong_ids=tuple(wording.answer(clean.text, f" {CAPITALS[c]}") for c in countries if c != country),
+            wrong_ids=tuple(token for c, token in tokens.items() if c != country),
             metric_positions=(len(clean.ids) - 1,),
             clean=clean.text,
             template=str(TEMPLATES.index(template)),
@@ -76,3 +76,14 @@ def capital(ask: Ask) -> Made:
     known = wording.left_out("countries", list(CAPITALS), countries)
     prompts = tuple(one(index) for index in range(len(order)))
     return Made(prompts, len(order), 1 / len(countries), (*wording.notes, *notes, *known, *fewer))
+
+
+def _answers(wording: Wording, countries: list[str], templates: list[str]) -> dict[str, int]:
+    """The capital's token of every country that has one and the same after every template."""
+    tokens: dict[str, set[int | None]] = {country: set() for country in countries}
+    for template in templates:
+        end = wording.fill(template, country=countries[0]).text
+        for country, found in tokens.items():
+            found.add(wording.next_token(end, f" {CAPITALS[country]}"))
+    single = {country: next(iter(found)) for country, found in tokens.items() if len(found) == 1}
+    return {country: token for country, token in single.items() if token is not None}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from string import Formatter
 
@@ -23,6 +23,20 @@ class Worded:
     at: dict[str, int]
 
 
+@dataclass(frozen=True)
+class _Filled:
+    """A template as it was first filled: its ids, its slots' beginnings, the places that slots take."""
+
+    ids: tuple[int, ...]
+    at: dict[str, int]
+    free: set[int]
+
+    def fits(self, ids: tuple[int, ...]) -> bool:
+        """Whether other ids are the same outside the slots: then the slots stand where they stood."""
+        pairs = enumerate(zip(ids, self.ids, strict=False))
+        return len(ids) == len(self.ids) and all(a == b or place in self.free for place, (a, b) in pairs)
+
+
 class Wording:
     """A tokenizer as the tasks use it.
 
@@ -40,6 +54,8 @@ class Wording:
         self.planted = is_planted(ask.tokenizer)
         self.bos = BOS if self.planted else automatic_bos(ask.tokenizer)
         self.first: tuple[int, ...] = () if self.bos is None else (self.bos,)
+        self._filled: dict[str, _Filled] = {}
+        self._last: tuple[str, tuple[int, ...]] = ("", self.first)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -64,7 +80,9 @@ class Wording:
 
     def next_token(self, text: str, answer: str) -> int | None:
         """The one id by which `answer` continues `text`; None where it is several, unknown, or changes the text's."""
-        before, both = self.ids(text), self.ids(text + answer)
+        if text != self._last[0]:
+            self._last = text, self.ids(text)
+        before, both = self._last[1], self.ids(text + answer)
         if len(both) != len(before) + 1 or both[:-1] != before or both[-1] == self.unknown:
             return None
         return both[-1]
@@ -110,7 +128,16 @@ class Wording:
         """
         whole = template.format(**slots)
         ids = self.known(whole)
+        known = self._filled.get(template)
+        if known is None or not known.fits(ids):
+            known = self._locate(template, slots, whole, ids)
+            self._filled.setdefault(template, known)
+        return Worded(whole, ids, dict(known.at))
+
+    def _locate(self, template: str, slots: Mapping[str, str], whole: str, ids: tuple[int, ...]) -> _Filled:
+        """Where each slot's tokens begin and end: the text up to there must be the whole's own beginning."""
         at: dict[str, int] = {}
+        free: set[int] = set()
         so_far = ""
         for literal, slot, _, _ in Formatter().parse(template):
             so_far += literal
@@ -122,7 +149,8 @@ class Wording:
             if ids[: len(before)] != before or ids[: len(through)] != through:
                 raise self.ask.error(f"tokens run across the borders of {slots[slot]!r} in {whole[:60]!r}")
             at[slot] = len(before)
-        return Worded(whole, ids, at)
+            free |= set(range(len(before), len(through)))
+        return _Filled(ids, at, free)
 
 
 def automatic_bos(tokenizer: PreTrainedTokenizerBase) -> int | None:
