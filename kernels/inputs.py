@@ -35,6 +35,8 @@ class Mask:
     lengths: [B, 2] first and last-plus-one valid key of each sequence (padding on either side); None: all.
         A query at a padded position sees nothing, and positions count from the first valid key.
     allowed: any further rule, block by block, in the positions of the padded axis; None: none.
+    documents: [B, S] number of the document at each position, never falling; a query sees its own document only.
+        Documents cut visibility and nothing else: positions, sinks and bands stay those of the whole sequence.
     """
 
     causal: bool = True
@@ -42,13 +44,18 @@ class Mask:
     query_offset: int = 0
     lengths: Int[Tensor, "B 2"] | None = None
     allowed: BlockMask | None = None
+    documents: Int[Tensor, "B S"] | None = None
 
 
 @dataclass(frozen=True)
 class Score:
-    """How q·k becomes a weight: s = softcap * tanh(scale * q·k / softcap) + bias, then softmax or sigmoid.
+    """How q·k becomes a weight: s = softcap * tanh(scale * q·k / (τ * softcap)) + bias − slope * |i − j|, then
+    softmax or sigmoid.
 
     sinks: [H] learned sink logits, one more always visible key with v = 0.
+    slopes: [H] of a bias by distance (ALiBi, Press et al. 2022, arXiv 2108.12409); i and j are positions.
+    temperature: [B, T] positive, τ of each query; None: 1.
+    bias is the rule for everything else; it is a function, so a GPU kernel cannot have it.
     """
 
     scale: float
@@ -56,6 +63,8 @@ class Score:
     bias: BlockBias | None = None
     sinks: Float[Tensor, "H"] | None = None
     sigmoid: bool = False
+    slopes: Float[Tensor, "H"] | None = None
+    temperature: Float[Tensor, "B T"] | None = None
 
 
 @dataclass(frozen=True)

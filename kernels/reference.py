@@ -34,19 +34,28 @@ def visibility(call: Attention) -> Bool[Tensor, "B H T S"]:
         seen &= (rows[:, :, None] & columns[:, None, :])[:, None]
     if mask.allowed is not None:
         seen &= mask.allowed(i, j)
+    if mask.documents is not None:
+        document = mask.documents.to(i.device)
+        seen &= (document[:, i, None] == document[:, None, :])[:, None]
     return seen
 
 
 def scores(call: Attention) -> Float[Tensor, "B H T S"]:
-    """s = softcap·tanh(scale·q·k/softcap) + bias, float64, before any mask."""
+    """s = softcap·tanh(scale·q·k/(τ·softcap)) + bias − slope·|i − j|, float64, before any mask."""
     groups = call.q.shape[1] // call.k.shape[1]
     k = call.k.double().repeat_interleave(groups, dim=1)
     s = call.q.double() @ k.mT * call.score.scale
+    if call.score.temperature is not None:
+        s = s / call.score.temperature.double()[:, None, :, None]
     if call.score.softcap is not None:
         s = torch.tanh(s / call.score.softcap) * call.score.softcap
     if call.score.bias is not None:
         rows = torch.arange(call.q.shape[2], device=s.device)
         s = s + call.score.bias(rows, torch.arange(call.k.shape[2], device=s.device)).double()
+    if call.score.slopes is not None:
+        i = torch.arange(call.q.shape[2], device=s.device)[:, None] + call.mask.query_offset
+        distance = (i - torch.arange(call.k.shape[2], device=s.device)).abs()
+        s = s - call.score.slopes.double()[:, None, None] * distance
     return s
 
 

@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from probe.kernels.inputs import Attention, BlockBias, BlockMask, Score
+from probe.kernels.rules import block_bias, block_mask
 
 LOG2E = math.log2(math.e)
 """Scores are kept in units of log 2: torch's exp2 takes two thirds of the time of its exp."""
@@ -48,6 +49,7 @@ class Sequence:
     padded_offset: int
     allowed: BlockMask | None
     bias: BlockBias | None
+    temperature: Float[Tensor, "T"] | None
     index: int
 
     @cached_property
@@ -115,8 +117,9 @@ def sequences(call: Attention) -> list[Sequence]:
                 first_row=row,
                 first_key=first,
                 padded_offset=offset,
-                allowed=call.mask.allowed,
-                bias=call.score.bias,
+                allowed=block_mask(call.mask),
+                bias=block_bias(call),
+                temperature=None if call.score.temperature is None else call.score.temperature[b, row:row_end],
                 index=b,
             )
         )
@@ -200,7 +203,10 @@ def strip(sequence: Sequence, group: int, start: int, stop: int, work: Workspace
     keys = high - low
     s = work.scores[: r * rows, work.pad : work.pad + keys]
     p = work.weights[: r * rows, work.pad : work.pad + keys]
-    torch.mm((q[:, start:stop] * factor(sequence)).reshape(r * rows, -1), kt[:, low:high], out=s)
+    scaled = q[:, start:stop] * factor(sequence)
+    if sequence.temperature is not None:
+        scaled /= sequence.temperature[start:stop, None].to(scaled)
+    torch.mm(scaled.reshape(r * rows, -1), kt[:, low:high], out=s)
     shape, strides = (r, rows, keys), (rows * s.stride(0), s.stride(0), 1)  # a size of 1 has no stride of its own
     s3, p3 = s.as_strided(shape, strides), p.as_strided(shape, strides)
     if shaped(sequence):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from probe.kernels.inputs import Attention, Request
 
@@ -66,12 +67,36 @@ def _validate_rules(call: Attention) -> None:
         spans = mask.lengths.tolist()
         if any(not 0 <= first <= end <= limit for first, end in spans):
             raise KernelError(f"lengths are {spans}; wanted 0 <= first <= end <= {limit}")
+    if mask.documents is not None:
+        _validate_documents(call, mask.documents)
     if score.softcap is not None and score.softcap <= 0:
         raise KernelError(f"softcap is {score.softcap}; wanted a positive number, or None")
     if score.sinks is not None and tuple(score.sinks.shape) != (call.q.shape[1],):
         raise KernelError(f"sinks has shape {list(score.sinks.shape)}; wanted [{call.q.shape[1]}], one logit a head")
     if score.sinks is not None and score.sigmoid:
         raise KernelError("a learned sink beside sigmoid attention is not defined; drop one of them")
+
+
+    if score.slopes is not None and tuple(score.slopes.shape) != (call.q.shape[1],):
+        raise KernelError(f"slopes has shape {list(score.slopes.shape)}; wanted [{call.q.shape[1]}], one a head")
+    if score.temperature is not None:
+        size = (call.q.shape[0], call.q.shape[2])
+        if tuple(score.temperature.shape) != size:
+            raise KernelError(f"temperature has shape {list(score.temperature.shape)}; wanted {list(size)}")
+        if not bool((score.temperature > 0).all()):
+            raise KernelError("temperature is not positive everywhere; wanted a number above 0 for every query")
+
+
+def _validate_documents(call: Attention, documents: Tensor) -> None:
+    B, S, last = call.q.shape[0], call.k.shape[2], call.mask.query_offset + call.q.shape[2]
+    if tuple(documents.shape) != (B, S) or documents.is_floating_point():
+        raise KernelError(
+            f"documents is {documents.dtype} of shape {list(documents.shape)}; wanted integers [{B}, {S}], one a key"
+        )
+    if last > S:
+        raise KernelError(f"documents name {S} positions but the last query stands at {last - 1}; wanted one of them")
+    if bool((documents.diff(dim=1) < 0).any()):
+        raise KernelError("documents fall somewhere; wanted them numbered in the order they stand in")
 
 
 def _validate_request(call: Attention, request: Request) -> None:

@@ -1,0 +1,67 @@
+"""Triton functions: one typed decorator, and a way to run them on a CPU through Triton's interpreter.
+
+Triton decides at import whether functions are compiled or interpreted (TRITON_INTERPRET=1). `interpreted()` makes that
+choice for a block of code instead, so that one process can compile for a GPU and check results on a CPU.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FunctionType
+from typing import Any
+from unittest.mock import patch
+
+import triton
+import triton.language as tl
+from triton.runtime.jit import JITFunction
+
+_inside = 0
+
+
+def jit(function: Callable[..., Any]) -> Any:
+    """`triton.jit` with a type: launched as `kernel[grid](...)`, or called from another such function."""
+    return triton.jit(function)
+
+
+def is_interpreted() -> bool:
+    """Whether kernels launched now run in the interpreter, on CPU tensors."""
+    return bool(_inside) or os.environ.get("TRITON_INTERPRET") == "1"
+
+
+@contextmanager
+def interpreted() -> Iterator[None]:
+    """Run every kernel launched inside through Triton's interpreter (numpy, one program after the other).
+
+    Orders of magnitude slower than a compiled kernel: for checks of small shapes. Nothing stays changed afterwards.
+    Reaches into Triton's interpreter (3.6 to 3.9), because its own switch acts only before triton is imported.
+    """
+    global _inside
+    if is_interpreted():
+        yield
+        return
+    from triton.runtime import interpreter
+
+    def run(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return made(self).run(*args, **kwargs)
+
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return made(self).rewrite()(*args, **kwargs)
+
+    functions: dict[Any, Any] = {}
+
+    def made(function: Any) -> Any:
+        if function.fn not in functions:
+            functions[function.fn] = interpreter.InterpretedFunction(function.fn)
+        return functions[function.fn]
+
+    # Kernels patch `tl` for the time of a launch; the library's own functions also need `tl.core` patched.
+    scope = interpreter._patch_lang(FunctionType((lambda: None).__code__, {"tl": tl, "core": tl.core}))
+    _inside += 1
+    try:
+        with patch.object(JITFunction, "__call__", call), patch.object(JITFunction, "run", run):
+            yield
+    finally:
+        _inside -= 1
+        scope.restore()
