@@ -26,6 +26,14 @@ Positions = Sequence[int] | Int[Tensor, "rows n"] | None
 Judge = Callable[[Float[Tensor, "n K V"]], Float[Tensor, "n"]]
 """One number a prompt from its logits at the judged positions."""
 
+Embedded = Callable[[Float[Tensor, "n T d_model"]], Tensor]
+"""Takes the token embeddings of a run, returns those that it goes on with."""
+
+
+def unchanged(embeddings: Float[Tensor, "n T d_model"]) -> Float[Tensor, "n T d_model"]:
+    """The embeddings as they are."""
+    return embeddings
+
 
 @dataclass(frozen=True)
 class Node:
@@ -54,13 +62,17 @@ class Node:
 
 
 def head_gradients(
-    running: Running, ids: Int[Tensor, "n T"], positions: Int[Tensor, "n K"], judge: Judge
+    running: Running,
+    ids: Int[Tensor, "n T"],
+    positions: Int[Tensor, "n K"],
+    judge: Judge,
+    embedded: Embedded = unchanged,
 ) -> tuple[Float[np.ndarray, "n"], list[Node]]:
     """One forward and one backward: the metric of every prompt, float64, and a node for every attention call.
 
     z of prompt n takes part in the metric of prompt n alone, so that the gradient of the sum over prompts holds
     each prompt's own. The gradient is that of a zero added to z: parameters take no part, whatever their
-    `requires_grad`, and no `.grad` is written. Memory: the graph of one forward over these prompts.
+    `requires_grad`, and no `.grad` is written. embedded: what the token embeddings become first. Memory: the graph of one forward over these prompts.
     """
     held: list[tuple[AttentionCall, Tensor, Tensor]] = []
 
@@ -70,7 +82,7 @@ def head_gradients(
         held.append((_detached(call), z.detach(), leaf))
         return z + leaf
 
-    with torch.enable_grad(), running.instrument(handler):
+    with torch.enable_grad(), running.instrument(handler), _embedding(running, embedded):
         values = judge(logits_at(running.model, ids, positions))
         grads = torch.autograd.grad(values.sum(), [leaf for _, _, leaf in held])
     nodes = [Node(call, z, grad) for (call, z, _), grad in zip(held, grads, strict=True)]
@@ -78,7 +90,7 @@ def head_gradients(
 
 
 def plain_run(
-    running: Running, ids: Int[Tensor, "n T"], positions: Int[Tensor, "n K"]
+    running: Running, ids: Int[Tensor, "n T"], positions: Int[Tensor, "n K"], embedded: Embedded = unchanged
 ) -> tuple[Float[Tensor, "n K V"], list[Node]]:
     """Logits and attention calls of a forward outside any graph; the nodes' gradients are 0."""
     held: list[Node] = []
@@ -88,7 +100,7 @@ def plain_run(
         held.append(Node(_detached(call), z, torch.zeros_like(z)))
         return z
 
-    with torch.no_grad(), running.instrument(handler):
+    with torch.no_grad(), running.instrument(handler), _embedding(running, embedded):
         logits = logits_at(running.model, ids, positions)
     return logits, held
 
@@ -139,15 +151,11 @@ def counted(positions: Positions, rows: int, length: int) -> Bool[Tensor, "rows 
 
 
 @contextmanager
-def embedding(running: Running, change: Callable[[Tensor], Tensor | None]) -> Iterator[None]:
-    """Send what the token embedding gives through `change` (None: leave it); undone at the end."""
+def _embedding(running: Running, change: Embedded) -> Iterator[None]:
+    """Send what the token embedding gives through `change`; undone at the end."""
     model: Any = running.model
     module = model.get_submodule("hook_embed") if running.is_lens else model.get_input_embeddings()
-
-    def hook(_module: object, _inputs: object, output: Tensor) -> Tensor | None:
-        return change(output)
-
-    handle = module.register_forward_hook(hook)
+    handle = module.register_forward_hook(lambda _module, _inputs, output: change(output))
     try:
         yield
     finally:

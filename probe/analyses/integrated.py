@@ -14,10 +14,10 @@ from torch import Tensor
 
 from probe.analyses.gradient import GradientResult, by_head
 from probe.analyses.head_gradients import (
+    Embedded,
     Positions,
     check_gradient,
     counted,
-    embedding,
     head_gradients,
     judge_of,
     judged_positions,
@@ -65,16 +65,20 @@ def integrated(
     where, ids = judged_positions(prompts), clean_ids(prompts)
     mask = counted(positions, len(prompts), task.length).to(running.device)
     ends: list[Tensor] = []
-    with embedding(running, ends.append):
-        twins = plain_run(running, corrupted_ids(prompts), where)[1]
-        logits, nodes = plain_run(running, ids, where)
+
+    def noted(embeddings: Tensor) -> Tensor:
+        ends.append(embeddings)
+        return embeddings
+
+    twins = plain_run(running, corrupted_ids(prompts), where, noted)[1]
+    logits, nodes = plain_run(running, ids, where, noted)
     judge = judge_of(task, prompts, logits)
     clean = judge(logits).double().cpu().numpy()
     for step in range(steps):
         share = (step + POINTS[points]) / steps
-        with embedding(running, _between(*ends, share)):
-            there = head_gradients(running, ids, where, judge)[1]
-        nodes = [replace(node, grad=node.grad + near.grad.double() / steps) for node, near in zip(nodes, there, strict=True)]
+        there = head_gradients(running, ids, where, judge, _between(ends[0], ends[1], share))[1]
+        grads = [node.grad + near.grad.double() / steps for node, near in zip(nodes, there, strict=True)]
+        nodes = [replace(node, grad=grad) for node, grad in zip(nodes, grads, strict=True)]
     with torch.no_grad():
         others = [z.z for z in twins] if rule_of is None else [rule_of(n.call.site.layer)(n.part()) for n in nodes]
         values = [node.project(other, mask) for node, other in zip(nodes, others, strict=True)]
@@ -83,6 +87,6 @@ def integrated(
     return GradientResult(layers, clean, by_head(values), {}, cost)
 
 
-def _between(corrupted: Tensor, clean: Tensor, share: float) -> Callable[[Tensor], Tensor]:
+def _between(corrupted: Tensor, clean: Tensor, share: float) -> Embedded:
     """Puts the point of the path in place of whatever the embedding gives."""
     return lambda _given: corrupted + share * (clean - corrupted)
