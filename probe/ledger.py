@@ -44,7 +44,8 @@ class Ledger:
         self.notice: str | None = None
         self._results: dict[str, np.ndarray] = {}
         self._descriptor: int | None = None
-        self._open = ExitStack()
+        self._held = False
+        self._lock = ExitStack()
 
     def __enter__(self) -> Ledger:
         """Lock the folder, read every line, and cut a torn tail.
@@ -56,23 +57,22 @@ class Ledger:
             self.path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ResultsError(f"{self.path.parent}: cannot be made ({error.strerror}); name another folder") from error
-        self._open.enter_context(locked(self.path.parent))
+        self._lock.enter_context(locked(self.path.parent))
         try:
             self._read()
-            self._descriptor = self._appending()
         except BaseException:
-            self._open.close()
+            self._lock.close()
             raise
+        self._held = True
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Close the file and let others write the folder."""
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
-        self._open.__exit__(kind, error, trace)
+        self._close()
+        self._held = False
+        self._lock.__exit__(kind, error, trace)
 
     def __len__(self) -> int:
         """Pieces that have a result."""
@@ -111,27 +111,34 @@ class Ledger:
         as an undisturbed one. Raises ResultsError where the disk refuses; the file is then as it was."""
         self._results = dict(sorted(self._results.items()))
         write_file(self.path, b"".join(_line(_work(key, result)) for key, result in self._results.items()))
+        self._close()
+
+    def _close(self) -> None:
         if self._descriptor is not None:
             os.close(self._descriptor)
-        self._descriptor = self._appending()
+        self._descriptor = None
 
     def _appending(self) -> int:
-        try:
-            return os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-        except OSError as error:
-            raise ResultsError(f"{self.path}: cannot be written ({error.strerror}); name another folder") from error
+        """The open file; it is made with the first result."""
+        if not self._held:
+            raise ResultsError(f"{self.path} is not open: put results inside `with Ledger(folder) as ledger`")
+        if self._descriptor is None:
+            try:
+                self._descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+            except OSError as error:
+                raise ResultsError(f"{self.path}: cannot be written ({error.strerror}); name another folder") from error
+        return self._descriptor
 
     def _append(self, line: bytes) -> None:
-        if self._descriptor is None:
-            raise ResultsError(f"{self.path} is not open: put results inside `with Ledger(folder) as ledger`")
-        before = os.fstat(self._descriptor).st_size
+        descriptor = self._appending()
+        before = os.fstat(descriptor).st_size
         try:
             written = 0
             while written < len(line):
-                written += os.write(self._descriptor, line[written:])
-            os.fsync(self._descriptor)
+                written += os.write(descriptor, line[written:])
+            os.fsync(descriptor)
         except OSError as error:
-            os.ftruncate(self._descriptor, before)
+            os.ftruncate(descriptor, before)
             raise ResultsError(
                 f"{self.path}: cannot be written ({error.strerror}); its {len(self)} results are kept: "
                 "make room and run the same command again"

@@ -113,22 +113,23 @@ def _put(part: Path, place: Path, *, keep: bool) -> None:
         if not place.exists():
             os.rename(part, place)
         elif not _exchange(part, place):
-            aside = place.with_name(f".{place.name}.{os.getpid()}.old")
-            os.rename(place, aside)
+            old = place.with_name(f".{place.name}.{os.getpid()}.old")
+            os.rename(place, old)
             os.rename(part, place)
-            os.rename(aside, part)
+            os.rename(old, part)
         if keep and part.exists():
-            os.rename(part, _aside(place))
+            os.rename(part, aside(place))
         _sync(place.parent)
     except OSError as error:
         raise ResultsError(f"{place}: cannot be replaced ({error.strerror}); name another folder") from error
 
 
-def _aside(place: Path) -> Path:
+def aside(place: Path) -> Path:
+    """The first free name `<folder>.previous-<n>`."""
     number = 1
-    while (aside := place.with_name(f"{place.name}.previous-{number}")).exists():
+    while (free := place.with_name(f"{place.name}.previous-{number}")).exists():
         number += 1
-    return aside
+    return free
 
 
 def _exchange(first: Path, second: Path) -> bool:
