@@ -46,7 +46,8 @@ class Means:
         """Probability that the mean effect is above `cut`."""
         with np.errstate(divide="ignore", invalid="ignore"):
             distance = np.where(self.error > 0, (cut - self.value) / self.error, 0.0)
-        return np.where(self.error > 0, student_tail(distance, self.degrees), (self.value > cut).astype(float))
+        probability = np.where(self.error > 0, student_tail(distance, self.degrees), (self.value > cut).astype(float))
+        return np.asarray(probability)
 
     def farther(self, cut: float) -> Float[np.ndarray, "U"]:
         """Probability that the mean effect is farther from 0 than `cut` ≥ 0, on either side."""
@@ -85,9 +86,7 @@ def expected_spread(
     return Spread(np.exp(design @ coefficients - centre), degrees)
 
 
-def known_means(
-    estimates: Float[np.ndarray, "U N"], effects: Float[np.ndarray, "U N"], spread: Spread
-) -> Means:
+def known_means(estimates: Float[np.ndarray, "U N"], effects: Float[np.ndarray, "U N"], spread: Spread) -> Means:
     """Mean effects over all N prompts; effects are NaN where not measured, at least 2 of each unit are measured."""
     errors = effects - estimates
     measured: Bool[np.ndarray, "U N"] = ~np.isnan(effects)
@@ -110,7 +109,7 @@ def student_tail(t: Float[np.ndarray, "U"], degrees: Float[np.ndarray, "U"]) -> 
     unique, place = np.unique(degrees, return_inverse=True)
     constant = np.array([math.exp(math.lgamma((v + 1) / 2) - math.lgamma(v / 2)) for v in unique])[place]
     tail = constant / math.sqrt(math.pi) * half * (powers * _WEIGHTS).sum(axis=1)
-    return np.where(t >= 0, tail, 1 - tail)
+    return np.asarray(np.where(t >= 0, tail, 1 - tail))
 
 
 def student_quantile(level: float, degrees: Float[np.ndarray, "U"]) -> Float[np.ndarray, "U"]:

@@ -12,10 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from probe.analyses.head_gradients import (
-    Node,
     Positions,
     check_gradient,
     counted,
@@ -86,7 +84,7 @@ def gradient(
     with torch.no_grad():
         z = [node.project(rule_of(node.call.site.layer)(node.part()), mask) for node in nodes]
         corrected = {
-            path: [node.project(_through(node, twin, path), mask) for node, twin in zip(nodes, twins, strict=True)]
+            path: [node.project(node.through(path, twin), mask) for node, twin in zip(nodes, twins, strict=True)]
             for path in PATHS
             if path in paths
         }
@@ -103,8 +101,3 @@ def gradient(
 def by_head(layers: list[Float[np.ndarray, "n H"]]) -> Float[np.ndarray, "L H n"]:
     """One array a layer, prompts first, as [L, H, n]."""
     return np.stack([layer.T for layer in layers])
-
-
-def _through(node: Node, twin: Node, path: str) -> Float[Tensor, "n H T Dv"]:
-    other: Tensor = getattr(twin.call, path)
-    return node.attend(**{path: other})

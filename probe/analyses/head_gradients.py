@@ -48,13 +48,13 @@ class Node:
         heads = torch.arange(self.call.q.shape[1], device=self.call.q.device)
         return Part(self.call, self.z, slice(None), heads, self.call.site.layer)
 
-    def attend(self, **inputs: Tensor) -> Float[Tensor, "n H T Dv"]:
-        """z with some of q, k, v replaced, the softmax recomputed."""
-        return replace(self.call, **inputs).attend()
+    def through(self, path: str, other: Node) -> Float[Tensor, "n H T Dv"]:
+        """z with the other call's "q", "k" or "v" in place of this one's, the softmax recomputed."""
+        call = replace(self.call)
+        setattr(call, path, getattr(other.call, path))
+        return call.attend()
 
-    def project(
-        self, other: Float[Tensor, "#n H #T Dv"], counted: Bool[Tensor, "n T"]
-    ) -> Float[np.ndarray, "n H"]:
+    def project(self, other: Float[Tensor, "#n H #T Dv"], counted: Bool[Tensor, "n T"]) -> Float[np.ndarray, "n H"]:
         """<d metric / d z, z − other> of each prompt and head, summed over the counted positions in float64."""
         per_position = (self.grad.double() * (self.z.double() - other.double())).sum(-1)
         total: np.ndarray = (per_position * counted[:, None]).sum(-1).cpu().numpy()
@@ -72,7 +72,8 @@ def head_gradients(
 
     z of prompt n takes part in the metric of prompt n alone, so that the gradient of the sum over prompts holds
     each prompt's own. The gradient is that of a zero added to z: parameters take no part, whatever their
-    `requires_grad`, and no `.grad` is written. embedded: what the token embeddings become first. Memory: the graph of one forward over these prompts.
+    `requires_grad`, and no `.grad` is written. embedded: what the token embeddings become first. Memory: the
+    graph of one forward over these prompts.
     """
     held: list[tuple[AttentionCall, Tensor, Tensor]] = []
 

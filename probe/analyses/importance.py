@@ -68,7 +68,9 @@ def importance(
     """
     unknown = sorted(set(names) - set(CRITERIA))
     if unknown or batch < 1:
-        raise TokensError(f"criteria {', '.join(unknown) or 'in batches of ' + str(batch)}; wanted {', '.join(CRITERIA)}")
+        raise TokensError(
+            f"criteria {', '.join(unknown) or 'in batches of ' + str(batch)}; wanted {', '.join(CRITERIA)}"
+        )
     kinds = {CRITERIA[name].kind for name in names}
     found: Values = {}
     for kind in (kind for kind in _KINDS if kind in kinds):

@@ -74,7 +74,7 @@ def fluctuation(model: Any, task: Task, *, batch: int = 16, first: int = 1) -> F
     for site in running.sites:
         weight = running.head_writes(site).double()
         parts = fluctuations(torch.cat(means[site]), torch.cat(squares[site]), count)
-        layers.append(parts.unflatten(-1, weight.shape[:2]) * weight.square().sum(-1))
+        layers.append(parts.view(-1, *weight.shape[:2]) * weight.square().sum(-1))
     parts = torch.stack(layers, 1).cpu()
     return Fluctuation(parts.mean(0).numpy(), parts.mean(-1).numpy())
 
@@ -86,9 +86,7 @@ def spread(values: Float[Tensor, "n T C"]) -> tuple[Float[Tensor, "n C"], Float[
     return mean, (wide - mean[:, None]).square().sum(1)
 
 
-def fluctuations(
-    means: Float[Tensor, "N C"], squares: Float[Tensor, "N C"], count: int
-) -> Float[Tensor, "N C"]:
+def fluctuations(means: Float[Tensor, "N C"], squares: Float[Tensor, "N C"], count: int) -> Float[Tensor, "N C"]:
     """Each prompt's part of the channels' variance over all prompts of `count` values; the parts' mean is it.
 
     Σ_t (x_t − μ)² = Σ_t (x_t − mean)² + count (mean − μ)². A channel that is constant gives exactly 0.

@@ -43,12 +43,14 @@ class GateGradients:
         where the loss stood; its sign does not matter. Raises TokensError for another version or batch.
         """
         if over == "example":
-            return np.abs(self.signed)
+            return np.asarray(np.abs(self.signed))
         if over == "token":
             return self.absolute
         size = len(self.signed) if batch is None else batch
         if over != "batch" or size < 1:
-            raise TokensError(f"gate gradient over {over!r}, batches of {size}; wanted {', '.join(VERSIONS)}, 1 or more")
+            raise TokensError(
+                f"gate gradient over {over!r}, batches of {size}; wanted {', '.join(VERSIONS)}, 1 or more"
+            )
         starts = np.arange(0, len(self.signed), size)
         sums = np.abs(np.add.reduceat(self.signed, starts, axis=0))
         # n of a full batch would let a short last one count as much as the others.

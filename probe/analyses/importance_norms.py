@@ -33,7 +33,7 @@ def output_norms(model: Any, task: Task, rows: slice, *, first: int = 1) -> dict
 
     def write(site: Site, heads: Float[Tensor, "n T HDv"]) -> None:
         weight = weights[site]
-        z = heads[:, first:].unflatten(-1, weight.shape[:2]).transpose(1, 2)
+        z = heads[:, first:].view(len(heads), -1, *weight.shape[:2]).transpose(1, 2)
         for name, norms in norms_of(z, weight).items():
             found[name][site] = norms.mean(-1)
 
@@ -44,9 +44,7 @@ def output_norms(model: Any, task: Task, rows: slice, *, first: int = 1) -> dict
     }
 
 
-def norms_of(
-    z: Float[Tensor, "n H T Dv"], weight: Float[Tensor, "H Dv d_model"]
-) -> dict[str, Float[Tensor, "n H T"]]:
+def norms_of(z: Float[Tensor, "n H T Dv"], weight: Float[Tensor, "H Dv d_model"]) -> dict[str, Float[Tensor, "n H T"]]:
     """The three norms of every output, float64."""
     wide, matrix = z.double(), weight.double()
     gram = matrix @ matrix.mT

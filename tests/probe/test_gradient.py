@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -126,7 +127,7 @@ def test_paths_are_dense_attention_with_the_twins_tensor(make_llama, make_task, 
             difference = dense(**{**ours, path: theirs[path]}) - dense(**ours)
             # Finite differences along that direction give −<d metric / d z, difference>.
             up, down = (
-                metric(model, task, [Edit(((layer, head),), lambda part, s=s: part.z + s * difference[:, None])])
+                metric(model, task, [Edit(((layer, head),), lambda part, by=s * difference[:, None]: part.z + by)])
                 for s in (STEP, -STEP)
             )
             expected = -(up - down) / (2 * STEP)
@@ -140,8 +141,8 @@ def test_recomputed_attention_is_exact_where_the_rest_is_linear(make_llama, make
     twin = captured(model, corrupted_ids(task.prompts))[2]
     clean = metric(model, task)
     for head in range(4):
+
         def with_twins_queries(part):
-            from dataclasses import replace
             return replace(part.call, q=twin.q[:, part.heads]).attend()
 
         exact = clean - metric(model, task, [Edit(((2, head),), with_twins_queries)])
