@@ -148,7 +148,7 @@ METRIC_UNITS = {
     "neg_kl": "nats",
 }
 """Units of the task metrics, and so of every effect on them."""
-_EFFECT = re.compile(r"(?P<kind>ablation|attribution)_(?P<task>[^@]+)(@(?P<mode>[^@.]+)\.(?P<method>[^@.]+))?")
+_EFFECT = re.compile(r"(?P<kind>ablation|attribution)_(?P<task>[^@]+)(@(?P<mode>[^@]+)\.(?P<method>[^@.]+))?")
 
 
 def effect_name(kind: str, task: str, mode: str | None = None, method: str | None = None) -> str:

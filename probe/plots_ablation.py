@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from probe.analyses.agreement import Agreement, means, strongest
+from probe.analyses.agreement import means, strongest
 from probe.analyses.effects import Effects
 from probe.analyses.removal_curve import RemovalCurve
 from probe.analyses.units import Unit
@@ -165,16 +165,13 @@ def _line(figure: go.Figure, part: pd.DataFrame, label: str, colour: str, dash: 
     )  # fmt: skip
 
 
-def estimate_scatter(
-    estimate: Effects, measured: Effects, metric: str, agreed: Agreement, labels: int = 6
-) -> go.Figure:
+def estimate_scatter(estimate: Effects, measured: Effects, metric: str, labels: int = 8) -> go.Figure:
     """Estimated against measured effect, one point a unit, with the line where they are equal.
 
-    Named: the `labels` units farthest from that line, and the measured top that the estimate misses.
+    Named: the units farthest from that line, at most `labels`; left out are those within a twentieth of the span of
+    it, and those whose name would cover another.
     """
     both = pd.DataFrame({"x": means(estimate), "y": means(measured)}).dropna()
-    away = both["y"] - both["x"]
-    named = list(dict.fromkeys([*strongest(away, labels), *agreed.missed]))
     text = [
         f"<b>{name}</b><br>{estimate.method} {number(x)}<br>{measured.method} {number(y)}"
         for name, x, y in zip(both.index, both["x"], both["y"], strict=True)
@@ -186,14 +183,26 @@ def estimate_scatter(
         x=ends, y=ends, mode="lines", name="equal", hoverinfo="skip", line={"color": INK, "width": 1, "dash": "dot"}
     )
     figure.add_scatter(
-        x=both["x"], y=both["y"], mode="markers", name="heads", text=text, showlegend=False,
+        x=both["x"], y=both["y"], mode="markers", name="units", text=text, showlegend=False,
         hovertemplate="%{text}<extra></extra>", marker={"color": COLOURS[0], "opacity": 0.7, "size": 7},
     )  # fmt: skip
-    for name in named:
+    away = (both["y"] - both["x"])[lambda gap: gap.abs() > (ends[1] - ends[0]) / 20]
+    for name in _apart(both, strongest(away, labels)):
+        right = both["x"][name] > (ends[0] + ends[1]) / 2
         figure.add_annotation(
-            x=both["x"][name], y=both["y"][name], text=name, showarrow=False, xanchor="left", xshift=6,
-            font={"size": 12},
+            x=both["x"][name], y=both["y"][name], text=name, showarrow=False, font={"size": 12},
+            xanchor="right" if right else "left", xshift=-6 if right else 6,
         )  # fmt: skip
     unit = METRIC_UNITS[metric]
-    look(figure, f"estimated effect ({estimate.method}), {unit}", f"measured effect ({measured.method}), {unit}", 420)
-    return figure
+    return look(figure, f"estimated ({estimate.method}), {unit}", f"measured ({measured.method}), {unit}", 420)
+
+
+def _apart(points: pd.DataFrame, wanted: list[str]) -> list[str]:
+    """The wanted names in order, without those whose point is too near a chosen one for two labels to be read."""
+    span = (points.max() - points.min()).replace(0, 1)
+    place, chosen = points / span, list[str]()
+    for name in wanted:
+        away = (place.loc[chosen] - place.loc[name]).abs()
+        if not ((away["x"] < 0.14) & (away["y"] < 0.05)).any():
+            chosen.append(name)
+    return chosen

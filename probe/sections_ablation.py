@@ -29,8 +29,13 @@ MODES: Mapping[str, str] = {
     "sink_value_zero": "what it writes, less what it takes from the first token",
     "frozen_pattern": "its values here, weighed as it weighs the corrupted twin",
     "frozen_values": "its pattern here, with the values of the corrupted twin",
+    "static": "what it would write with its mean weight at every distance, whatever the tokens",
+    "scale": "its own output times {}",
+    "identity": "its own output, {} of the way to each token's own value",
+    "sink_scale": "what it would write with its weight on the first token times {}, the rest given to the others",
+    "knock_out": "what it would write if it could not look along {}",
 }
-"""What stands in the place of a removed head's output (z), in words."""
+"""What stands in the place of a removed head's output (z), in words; {} is what follows a mode's colon."""
 METHODS: Mapping[str, str] = {
     "exact": "each one is removed in turn and the prompts are run again",
     "gradient": "one gradient stands for all removals: ⟨∂metric/∂z, z − z′⟩, summed over positions (Nanda 2023, "
@@ -61,7 +66,7 @@ def ablation_part(study: TaskStudy, index: int = 0) -> Html:
         f"ablation-{index}", f"Without a head: {study.task.name}",
         *_asked(study), *_example(study),
         *_lead(study, index), el("h3", f"The strongest {study.noun}"), _top(study), *_others(study, index),
-        *_removal(study, index), *_agreements(study, index), *_methods(study),
+        *_removal(study, index), *_methods(study),
     )  # fmt: skip
 
 
@@ -74,9 +79,9 @@ def ablation_figures(study: TaskStudy, index: int = 0) -> dict[str, go.Figure]:
     drawn[f"effects_ranked_{index}"] = plots_ablation.ranked_effects(study.numbers[study.lead], metric, TOP)
     if study.curve is not None:
         drawn[f"removal_{index}"] = plots_ablation.removal(study.curve, metric, study.seed)
-    for place, (other, agreed) in study.agreements.items():
+    for place, (other, _) in study.agreements.items():
         drawn[f"estimate_{index}_{place}"] = plots_ablation.estimate_scatter(
-            study.effects[place], study.effects[other], metric, agreed
+            study.effects[place], study.effects[other], metric
         )
     return drawn
 
@@ -132,14 +137,28 @@ def _lead(study: TaskStudy, index: int) -> list[Html]:
 
 
 def _others(study: TaskStudy, index: int) -> list[Html]:
-    """Maps of the other modes and methods, side by side."""
-    blocks = [
-        el("div", el("h3", _heading(one)), el("p", _counted(study, place)),
-           _map(index, place) if study.mapped(place) else None)
-        for place, one in enumerate(study.effects)
-        if place != study.lead
-    ]  # fmt: skip
+    """Maps of the other modes and methods, each estimate beside what was measured in the same mode."""
+    blocks = []
+    for place, one in enumerate(study.effects):
+        if place != study.lead:
+            drawn = _map(index, place) if study.mapped(place) else None
+            blocks.append(el("div", el("h3", _heading(one)), el("p", _counted(study, place)), drawn))
+        if place in study.agreements:
+            blocks.append(_agreement(study, index, place))
     return [el("div", *blocks, class_="pair")] if blocks else []
+
+
+def _agreement(study: TaskStudy, index: int, place: int) -> Html:
+    other, agreed = study.agreements[place]
+    first, second = study.effects[place].method, study.effects[other].method
+    missed = f"; missed: {', '.join(agreed.missed)}" if agreed.missed else ""
+    text = (
+        f"Rank correlation (Spearman) {number(agreed.spearman)} over {agreed.n} {study.noun}; of the {agreed.top} "
+        f"strongest by {second}, {len(agreed.shared)} are among the {agreed.top} strongest by {first}{missed}."
+    )
+    caption = f"One point each. Dotted: {first} and {second} equal. Named: those far from that line."
+    heading = f"{first.capitalize()} against {second}, {study.effects[place].mode.replace('_', ' ')} ablation"
+    return el("div", el("h3", heading), el("p", text), figure(f"estimate_{index}_{place}", caption))
 
 
 def _map(index: int, place: int) -> Html:
@@ -158,8 +177,13 @@ def _counted(study: TaskStudy, place: int) -> str:
     count = f"{measured} of {len(numbers)} {study.noun}" if measured < len(numbers) else f"All {measured} {study.noun}"
     return (
         f"{count} {_verb(one)}; {passed} pass at q < {plots_ablation.LEVEL:g}. In a removed head's place stands "
-        f"{MODES.get(one.mode, one.mode)}."
+        f"{_stands(one.mode)}."
     )
+
+
+def _stands(mode: str) -> str:
+    name, _, value = mode.partition(":")
+    return MODES.get(name, mode).format(value)
 
 
 def _verb(one: Effects) -> str:
@@ -218,21 +242,6 @@ def _removal(study: TaskStudy, index: int) -> list[Html]:
         scrolling("Areas under the removal curves", ("criterion", "order", "area", "span"), rows),
         el("p", note, class_="quiet"),
     ]  # fmt: skip
-
-
-def _agreements(study: TaskStudy, index: int) -> list[Html]:
-    """Each estimate beside what was measured in the same mode."""
-    parts = []
-    for place, (other, agreed) in study.agreements.items():
-        first, second = study.effects[place].method, study.effects[other].method
-        missed = f"; missed: {', '.join(agreed.missed)}" if agreed.missed else ""
-        caption = (
-            f"One point a head, {study.effects[place].mode} ablation. Dotted: {first} and {second} equal. Spearman "
-            f"{number(agreed.spearman)} over {agreed.n}; {len(agreed.shared)} of the {agreed.top} strongest shared"
-            f"{missed}. Named: the farthest from the line, and the missed."
-        )
-        parts.append(figure(f"estimate_{index}_{place}", caption))
-    return [el("h3", "Estimate against measurement"), el("div", *parts, class_="pair")] if parts else []
 
 
 def _methods(study: TaskStudy) -> list[Html]:

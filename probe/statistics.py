@@ -165,21 +165,21 @@ def _summed(sample: Float[np.ndarray, "n columns"], groups: Sequence[Hashable]) 
 
 
 def _as_far(
-    sample: Float[np.ndarray, "n columns"], flips: Int[np.ndarray, "flips n"], block: int = 256
+    sample: Float[np.ndarray, "n columns"], flips: Int[np.ndarray, "flips n"], block: int = 1_000
 ) -> Int[np.ndarray, "columns"]:
     """Flips (1: the sign turned) under which a column's sum is as far from 0 as it is, or farther.
 
-    Summed prompt by prompt, as the bootstrap is, and a block of flips at a time, so that sums stay in the cache.
+    Values are rounded to whole numbers small enough that every sum of them is exact in float64: a matrix product may
+    then add in any order and by any number of threads, and still counts the same. Rounding moves a sum by n/2 at
+    most, so sums that differ by n or less count as equal.
     """
-    size = np.abs(sample).sum(axis=0)
-    # Either sum of n terms is off by at most n·ε/2 of the sum of sizes.
-    observed = np.abs(sample.sum(axis=0)) - len(sample) * np.finfo(np.float64).eps * size
+    largest = np.abs(sample).max(axis=0)
+    unit = np.where(largest > 0, largest, 1.0)
+    whole = np.rint(sample / unit * 2.0 ** (52 - len(sample).bit_length()))
+    observed = np.abs(whole.sum(axis=0)) - len(sample)
     found = np.zeros(sample.shape[1], dtype=np.int64)
     for start in range(0, len(flips), block):
-        signs = 1.0 - 2.0 * flips[start : start + block]
-        total = np.zeros((len(signs), sample.shape[1]))
-        for unit, values in enumerate(sample):
-            total += signs[:, unit, None] * values
+        total = (1.0 - 2.0 * flips[start : start + block]) @ whole
         found += (np.abs(total) >= observed).sum(axis=0)
     return found
 

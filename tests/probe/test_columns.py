@@ -49,4 +49,5 @@ def test_an_effect_is_described_by_its_name_and_the_table() -> None:
     alone = describe("attribution_ioi@mean.gradient")
     assert alone.title == "Estimate of what removing the head costs on ioi (mean ablation, gradient)"
     assert alone.unit == "unit of the task's metric"
+    assert describe("ablation_ioi@scale:0.5.exact").title.endswith("(scale:0.5 ablation, exact)")
     assert describe("ablation_ioi", about).title == "What removing the head costs on ioi"
