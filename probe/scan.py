@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import platform
 from collections import defaultdict
 from collections.abc import Sequence
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -21,12 +19,10 @@ from probe.models import Loaded, load
 from probe.observe import observed, repeats, token_lookups, uniform_mass
 from probe.profiles import Profiles
 from probe.progress import Progress, silent
+from probe.provenance import provenance
 from probe.running import Running
 from probe.table import HeadTable
 from probe.tokens import check_ids, random_repeats, special_ids, tokens_hash
-
-DEFINITIONS = "1"
-"""Version of the metrics' definitions; tables of different versions are not to be compared."""
 
 RANDOM_DISTINCT = 256
 RANDOM_SEQUENCES = 8
@@ -218,22 +214,14 @@ def _write_norms(heads: Float[Tensor, "B T HDv"], gram: Float[Tensor, "H Dv Dv"]
 
 def _metadata(loaded: Loaded, running: Running, ids: list[list[int]], scanner: _Scan, seed: int) -> dict[str, Any]:
     lengths = sorted({len(sequence) for sequence in ids})
-    weights = next(running.model.parameters())
     request = scanner.request
     return {
-        "model": loaded.name,
-        "source": loaded.source,
-        "weight_hash": loaded.weight_hash,
+        **provenance(loaded, seed),
         "tokens_hash": tokens_hash(ids),
         "n_sequences": len(ids),
         "length": lengths[0] if len(lengths) == 1 else lengths,
         "bos": "none added",
-        "dtype": str(weights.dtype).removeprefix("torch."),
-        "device": weights.device.type,
-        "threads": torch.get_num_threads(),
         "backend": "blockwise" if scanner.backend == "auto" else scanner.backend,
-        "seed": seed,
-        "definitions": DEFINITIONS,
         "rows_without_key": scanner.rows_without_key,
         "random_tokens": scanner.random_tokens,
         "parameters": {
@@ -241,11 +229,5 @@ def _metadata(loaded: Loaded, running: Running, ids: list[list[int]], scanner: _
             "window": request.window,
             "bands": request.bands,
             "epsilon": reduce.SINK_RATE_THRESHOLD,
-        },
-        "versions": {
-            "headprobe": version("headprobe"),
-            "python": platform.python_version(),
-            "torch": version("torch"),
-            "transformers": version("transformers"),
         },
     }
