@@ -70,7 +70,8 @@ class Part:
         where = f"layer {self.layer}: {name} {tuple(tensor.shape)}"
         if tensor.ndim != 4 or tensor.shape[0] not in (1, self.shape[0]) or tensor.shape[1] not in counts:
             wanted = " or ".join(str(count) for count in sorted(counts, reverse=True))
-            raise HookError(f"{where}; wanted [1 or {self.shape[0]} rows, {wanted} heads, positions, width]")
+            rows = "1" if self.shape[0] == 1 else f"1 or {self.shape[0]}"
+            raise HookError(f"{where}; wanted [{rows} rows, {wanted} heads, positions, width]")
         if tensor.dtype != self.current.dtype:
             raise HookError(f"{where} are {tensor.dtype}; the model computes in {self.current.dtype}: convert them")
         chosen = self.heads if tensor.shape[1] == heads else self.heads // (heads // groups)
