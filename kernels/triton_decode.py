@@ -131,8 +131,9 @@ def decode_kernel(
         if RANKED:
             place = ranked + ((b * G + g) * n_rows + row[:, None]) * (key_to - key_from) + (far - key_from)[None, :]
             tl.store(place, _sortable(s, column[None, :], seen), mask=real[:, None] & inside[None, :])
-        largest, where = tl.max(s, 1, return_indices=True)
-        best = tl.where(largest > m, start + where, best)  # a later tile wins only by a larger score
+        largest = tl.max(s, 1)
+        lowest = tl.min(tl.where(s == largest[:, None], column[None, :], 0x7FFFFFFF), 1)
+        best = tl.where(largest > m, lowest, best)  # a later tile wins only by a larger score
         new = tl.maximum(m, largest)
         alpha = tl.exp2(m - new)
         s -= new[:, None]

@@ -145,7 +145,7 @@ MUTANTS = {
     "the kept window is one wider": ("(gap < window)", "(gap <= window)"),
     "padding is not known to the sinks": ("is_sink = (column - first", "is_sink = (column"),
     "a later tile wins a tie": ("largest > m,", "largest >= m,"),
-    "the argmax is of the tile": ("start + where, best", "where, best"),
+    "the argmax is of the tile": ("lowest, best)", "lowest - start, best)"),
     "keys of equal score are turned round": ("(0x7FFFFFFF - column)", "column"),
     "negative scores rank in reverse": ("bits ^ ((bits >> 31) & 0x7FFFFFFF)", "bits"),
     "the temperature is forgotten": ("row_factor /= ", "row_factor * "),
