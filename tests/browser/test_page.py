@@ -136,3 +136,39 @@ def test_an_empty_report_complains_of_nothing(browser: Any, head_table: HeadTabl
     bare = HeadTable(head_table.frame, {}, {"model": "m"})
     browser.open(write_report(bare, tmp_path))
     assert browser.complaints() == []
+
+
+@pytest.fixture(scope="module")
+def study_report(tmp_path_factory: pytest.TempPathFactory, effect_table: HeadTable, ablation_study: Any) -> Path:
+    return write_report(effect_table, tmp_path_factory.mktemp("study"), studies=[ablation_study])
+
+
+@pytest.mark.parametrize(("width", "height", "mobile"), [(1280, 800, False), (390, 844, True), (320, 600, True)])
+def test_a_study_is_drawn_whole_and_never_scrolls_sideways(
+    browser: Any, study_report: Path, width: int, height: int, mobile: bool
+) -> None:
+    browser.size(width, height, mobile)
+    browser.open(study_report)
+    assert browser.complaints() == []
+    assert browser.run("document.title") == "Attention heads of invented-30x9"
+    assert browser.run("document.querySelectorAll('[data-figure]').length") == 6
+    assert browser.run("document.querySelectorAll('[data-figure] svg.main-svg').length") >= 6
+    assert browser.run("document.documentElement.scrollWidth") <= width
+    outside = (
+        "[...document.querySelectorAll('main *')].filter((e) => !e.closest('.scroll, svg') && "
+        "e.getBoundingClientRect().right > document.documentElement.clientWidth + 1).length"
+    )
+    assert browser.run(outside) == 0
+
+
+def test_a_study_has_no_roles_to_choose_and_shows_q(browser: Any, study_report: Path, effect_table: HeadTable) -> None:
+    browser.size(1280, 800)
+    browser.open(study_report)
+    assert browser.run("document.getElementById('filter-role').closest('label').hidden")
+    assert browser.run("document.querySelectorAll('#heads thead th').length") == 3
+    browser.run("document.querySelector('#heads button[data-column=ablation_ioi]').click()")
+    assert rows(browser)[0] == "L18H6"
+    assert " q = " in browser.run("document.querySelector('#heads tbody small').textContent")
+    hover = browser.run("document.querySelector('[data-figure=map]').data[0].text[18][6]")
+    assert hover.startswith("<b>L18H6</b><br>ablation_ioi 1.83 [")
+    assert "<br>q = " in hover

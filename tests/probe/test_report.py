@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from probe.analyses.effect_columns import with_effects
 from probe.errors import ResultsError
 from probe.report import page, write_report
 from probe.table import HeadTable
@@ -167,3 +168,51 @@ def test_without_a_removal_test_the_reason_and_the_recall_stand(head_table: Head
     assert 'data-figure="by_place"' in text
     assert "64 to 4,096 tokens" in text
     assert "(99 in all, in the files)" in text
+
+
+def test_a_study_alone_gives_a_page_of_it(effect_table: HeadTable, ablation_study: Any, tmp_path: Path) -> None:
+    path = write_report(effect_table, tmp_path, studies=[ablation_study], command="probe ablate invented --task ioi")
+    text = path.read_text()
+    found, said = outline(text), words(text)
+    assert "270 heads in 30 layers. Removed one at a time on ioi (64 prompts)." in said
+    for heading in ("Findings", "Without a head: ioi", "Maps", "All heads", "How it was made", "Limits"):
+        assert f" {heading} " in said
+    for missing in ("Roles", "Sink tokens", "Where telling heads look", "Retrieval", "Not measured"):
+        assert missing not in said
+    assert "#ablation-0" in found.links
+    assert set(found.links) <= {f"#{identifier}" for identifier in found.ids}
+    assert len(set(found.ids)) == len(found.ids)
+    data = data_of(text)
+    assert data["key"] == ["ablation_ioi", "attribution_ioi"]
+    assert data["metrics"]["ablation_ioi"]["unit"] == "logits"
+    assert data["columns"]["ablation_ioi_q"][18 * 9 + 6] == pytest.approx(
+        effect_table.frame["ablation_ioi_q"][18 * 9 + 6], rel=5e-6
+    )
+    places = set(re.findall(r'data-figure="([^"]*)"', text))
+    assert places == set(data["figures"])
+    assert "img" not in found.tags
+
+
+def data_of(text: str) -> dict[str, Any]:
+    block = re.search(r'<script type="application/json" id="report-data">(.*?)</script>', text, flags=re.S)
+    assert block is not None
+    found: dict[str, Any] = json.loads(block[1], parse_constant=pytest.fail)
+    return found
+
+
+def test_a_scan_and_two_studies_share_a_page(head_table: HeadTable, ablation_study: Any) -> None:
+    table = with_effects(head_table, ablation_study.effects, {"ioi": ablation_study.task})
+    text = page(table, None, None, None, [ablation_study, ablation_study])
+    found, said = outline(text), words(text)
+    assert {"#ablation-0", "#ablation-1", "#sinks", "#roles"} <= set(found.links)
+    assert set(found.links) <= {f"#{identifier}" for identifier in found.ids}
+    assert len(set(found.ids)) == len(found.ids)
+    assert "Sink tokens" in said
+    assert "effects of several heads do not add up" in said
+    assert set(re.findall(r'data-figure="([^"]*)"', text)) == set(data_of(text)["figures"])
+    assert data_of(text)["key"][:3] == ["ablation_ioi", "attribution_ioi", "sink_first"]
+
+
+def test_equal_studies_give_equal_pages(effect_table: HeadTable, make_study: Any, make_curve: Any) -> None:
+    first, second = (page(effect_table, None, None, None, [make_study(curve=make_curve())]) for _ in range(2))
+    assert first == second

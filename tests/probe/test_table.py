@@ -217,3 +217,18 @@ def test_profiles_are_found_by_row_also_in_another_stack() -> None:
     assert table.has_profile("received", 0)
     assert not table.has_profile("thumbnail", 0)
     assert head_name(*table.frame.loc[5, ["layer", "head", "stack"]]) == "EL9H2"
+
+
+def test_a_table_of_heads_alone_is_there_to_be_filled(tmp_path: Path) -> None:
+    table = HeadTable.of_heads([0, 2], 4, {"model": "m"}, kv_heads=2)
+    assert table.metrics == []
+    assert table.frame["layer"].tolist() == [0] * 4 + [2] * 4
+    assert table.frame["kv_head"].tolist() == [0, 0, 1, 1] * 2
+    added = table.frame[["layer", "head"]].assign(x=0.5, x_p=0.1, x_q=0.2, x_low=0.4, x_high=0.6, n_x=3)
+    joined = table.with_columns(added)
+    assert list(joined.frame)[5:] == ["x", "x_low", "x_high", "x_p", "x_q", "n_x", "roles"]
+    assert joined.metrics == ["x"]
+    joined.save(tmp_path)
+    assert HeadTable.load(tmp_path).frame.equals(joined.frame)
+    with pytest.raises(ResultsError, match="4 heads cannot share 3 key/value heads"):
+        HeadTable.of_heads([0], 4, {}, kv_heads=3)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from probe.text import number, show_token, with_interval
+from probe.text import number, show_text, show_token, with_interval
 
 
 @pytest.mark.parametrize(
@@ -38,3 +38,7 @@ def test_intervals_stand_in_brackets_where_there_are_any() -> None:
 )  # fmt: skip
 def test_tokens_are_visible(token: str, shown: str) -> None:
     assert show_token(token) == shown
+
+
+def test_text_to_be_read_keeps_its_blanks_and_lines() -> None:
+    assert show_text("a b\nc\td\u202ee\x00") == "a b\nc⇥d\\u202ee\\u0000"
