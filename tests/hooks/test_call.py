@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from probe.hooks.call import AttentionCall, Site
+from probe.hooks.mask import lazy_mask
 
 
 @pytest.fixture
@@ -77,3 +78,25 @@ def test_patterns_keep_the_dtype_of_the_model(call: AttentionCall) -> None:
     wide = half.pattern(dtype=torch.float32)
     # Float32 weights of six keys sum to 1 within a few roundings; bfloat16 ones would not.
     assert (wide.sum(-1) - 1).abs().max() < 1e-6
+
+
+def test_a_narrowed_call_has_keys_and_values_for_each_head(call: AttentionCall) -> None:
+    bias = torch.linspace(-1, 1, 4 * 36, dtype=torch.float64).reshape(1, 4, 6, 6)
+    whole = replace(call, bias=bias, causal=False, sinks=torch.linspace(-1, 1, 4, dtype=torch.float64))
+    part = replace(whole, inner=lambda: call.q).narrowed(slice(1, 2), torch.tensor([0, 3]))
+    assert (part.q.shape, part.k.shape, part.v.shape) == ((1, 2, 6, 8),) * 3
+    assert part.inner is None
+    assert not part.asked
+    # float64 sums of six terms of order 1.
+    assert (part.attend() - whole.attend()[1:, [0, 3]]).abs().max() < 1e-13
+    assert (part.pattern() - whole.pattern()[1:, [0, 3]]).abs().max() < 1e-13
+
+
+def test_where_a_call_stands(call: AttentionCall) -> None:
+    assert (call.offset, call.start) == (0, 0)
+    later = replace(call, q=call.q[:, :, 4:])
+    assert (later.offset, later.start) == (4, 4)
+    mask = lazy_mask(
+        batch_size=2, q_length=1, kv_length=4, q_offset=8, kv_offset=5, mask_function=lambda b, h, q, k: k <= q
+    )
+    assert (replace(call, mask=mask).offset, replace(call, mask=mask).start) == (3, 8)

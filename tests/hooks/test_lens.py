@@ -188,3 +188,40 @@ def test_models_are_told_apart(llama: Any) -> None:
     assert lens.is_lens_model(bridged)
     with pytest.raises(HookError, match=r"use probe\.hooks\.lens"):
         attention.sites(bridged)
+
+
+def test_a_model_is_tried_once_and_again_when_it_changed(llama: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    bridged = bridge(llama)
+    tried: list[int] = []
+    probe = lens._probe
+
+    def counted(model: Any, studied: list[attention.Site]) -> None:
+        tried.append(len(studied))
+        probe(model, studied)
+
+    monkeypatch.setattr(lens, "_probe", counted)
+    for layers in ([1], [0], [0, 1]):
+        with lens.instrument(bridged, lambda call: call.attend(), layers=layers):
+            pass
+    assert tried == [2]
+    monkeypatch.setattr(bridged.blocks[1].attn.original_component, "scaling", 0.2)
+    with lens.instrument(bridged, lambda call: call.attend()):
+        pass
+    assert tried == [2, 2]
+    assert lens._proved[bridged][1] == frozenset(lens.lens_sites(bridged))
+
+
+def test_a_failing_layer_that_nobody_asked_for_does_not_matter(llama: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    bridged = bridge(llama)
+    probe = lens._probe
+
+    def fails_in_layer_0(model: Any, studied: list[attention.Site]) -> None:
+        if any(site.layer == 0 for site in studied):
+            raise HookError("layer 0 is dead")
+        probe(model, studied)
+
+    monkeypatch.setattr(lens, "_probe", fails_in_layer_0)
+    with lens.instrument(bridged, lambda call: call.attend(), layers=[1]):
+        pass
+    with pytest.raises(HookError, match="layer 0 is dead"), lens.instrument(bridged, lambda call: call.attend()):
+        pass

@@ -127,3 +127,61 @@ def test_a_float_mask_with_values_is_a_bias() -> None:
 def test_other_masks_are_refused(tensor: torch.Tensor) -> None:
     with pytest.raises(HookError, match="attention mask of"):
         given_mask(tensor)
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("rows", [slice(0, 2), slice(1, 2), slice(0, 1), slice(0, 2, 2)])
+def test_a_narrowed_mask_is_that_of_its_sequences(name: str, rows: slice) -> None:
+    mask = lazy_mask(**{**CASES[name], "allow_is_causal_skip": False})
+    part = mask.narrowed(*rows.indices(2), torch.tensor([1]))
+    everything = torch.arange(mask.queries), torch.arange(mask.keys)
+    wanted = mask.block(*everything).expand(2, 1, -1, -1)[rows]
+    assert torch.equal(part.block(*everything).expand(wanted.shape), wanted)
+    assert (part is mask) == (rows == slice(0, 2))
+    dense = part.sdpa()
+    assert dense is not None
+    assert torch.equal(dense, wanted)
+    assert (part.offset, part.start) == (mask.offset, mask.start)
+
+
+def test_a_narrowed_causal_mask_keeps_the_fast_kernel() -> None:
+    assert lazy_mask(**CASES["causal"]).narrowed(1, 2, 1, torch.tensor([0])).sdpa() is None
+    assert lazy_mask(**CASES["padded"]).narrowed(0, 1, 1, torch.tensor([0])).sdpa() is None
+    assert lazy_mask(**CASES["padded"]).narrowed(1, 2, 1, torch.tensor([0])).sdpa() is not None
+
+
+def test_a_narrowed_mask_that_was_given_by_head() -> None:
+    visible = torch.rand(2, 6, 4, 5, generator=torch.Generator().manual_seed(0)) < 0.5
+    mask, _ = given_mask(visible)
+    assert mask is not None
+    part = mask.narrowed(1, 2, 1, torch.tensor([0, 4]))
+    assert torch.equal(part.block(torch.arange(4), torch.arange(5)), visible[1:, [0, 4]])
+    shared, _ = given_mask(visible[:1, :1])
+    assert shared is not None
+    part = shared.narrowed(1, 2, 1, torch.tensor([0, 4]))
+    assert torch.equal(part.block(torch.arange(4), torch.arange(5)), visible[:1, :1])
+
+
+@pytest.mark.parametrize("name", ["padded", "sliding cache", "static cache"])
+def test_first_tokens_stand_after_the_padding(name: str) -> None:
+    mask = lazy_mask(**CASES[name])
+    first, tokens = mask.first_token(), mask.tokens()
+    assert first is not None
+    assert tokens is not None
+    assert first.tolist() == [0, 3]
+    assert torch.equal(tokens, mask.valid_keys())
+    plain = lazy_mask(**CASES["causal"])
+    assert plain.first_token() is plain.tokens() is None
+
+
+def test_tokens_of_a_given_mask_are_those_that_are_seen() -> None:
+    visible = torch.ones(2, 1, 4, 4, dtype=torch.bool).tril()
+    visible[1, :, :, 0] = False
+    for given in (visible, torch.where(visible, 0.0, -torch.inf)):
+        mask, _ = given_mask(given)
+        assert mask is not None
+        tokens, first = mask.tokens(), mask.first_token()
+        assert tokens is not None
+        assert first is not None
+        assert tokens.tolist() == [[True] * 4, [False, True, True, True]]
+        assert first.tolist() == [0, 1]

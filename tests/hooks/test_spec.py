@@ -12,7 +12,7 @@ from torch import nn
 from probe.hooks.attention import AttentionCall, instrument
 from probe.hooks.errors import HookError
 from probe.hooks.sites import sites
-from probe.hooks.spec import head_count, main_sites, output_projection, spec_of
+from probe.hooks.spec import head_count, kv_head_count, main_sites, output_projection, spec_of
 
 
 def test_the_spec_is_what_calls_show(case: Any) -> None:
@@ -27,6 +27,7 @@ def test_the_spec_is_what_calls_show(case: Any) -> None:
             assert call.v.shape[3] == spec.d_value
             assert call.softcap == spec.softcap
         assert head_count(case.model, call.site) == call.q.shape[1]
+        assert kv_head_count(case.model, call.site) == call.k.shape[1]
         return call.attend()
 
     with torch.no_grad(), instrument(case.model, check):
