@@ -21,7 +21,7 @@ from jaxtyping import Bool, Float, Int
 MIN_UNITS = 12
 """Fewer units with a variance of their own teach no trend; the prior is then their mean variance, with 1 degree."""
 
-_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(64)
+_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(40)
 
 
 @dataclass(frozen=True, eq=False)
