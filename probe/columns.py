@@ -164,6 +164,10 @@ def describe(name: str, metadata: Mapping[str, Any] | None = None) -> Column:
     """
     if name in _BY_NAME:
         return _BY_NAME[name]
+    if name.startswith("importance_"):
+        criterion = name.removeprefix("importance_")
+        how = f"criterion {criterion} of probe.analyses.importance; higher = more important"
+        return Column(name, f"Importance by {criterion}", how, "value", None, False)
     effect = _EFFECT.fullmatch(name)
     if effect is None:
         return Column(name, name, "added by the caller", "value", None, False)

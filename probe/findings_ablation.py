@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from probe.analyses.agreement import Agreement
 from probe.analyses.effects import ESTIMATES
 from probe.findings import FEW_SEQUENCES, Finding
 from probe.plots_ablation import LEVEL
@@ -65,7 +66,7 @@ def _sign(study: TaskStudy, helps: bool) -> Finding:
         count = str(int(passed.sum())) if passed.any() else "None"
         move = "falls" if helps else "rises"
         text = f"{count} of {of}: with one of them removed, {metric} {move} (q < {LEVEL:g}, "
-        text += f"corrected for all {len(numbers)})."
+        text += f"corrected for all {len(numbers)}{_large(study, numbers['effect'][passed])})."
     if study.effects[study.lead].method in ESTIMATES:
         text += " Estimated to first order, not measured."
     order = numbers["effect"][side].abs().sort_values(ascending=False, kind="stable").index[:SHOWN]
@@ -75,6 +76,14 @@ def _sign(study: TaskStudy, helps: bool) -> Finding:
         f"{numbers['name'][row]}  {with_interval(numbers, row, 'effect')}{_mark(numbers, row)}" for row in order
     )
     return Finding(title, "–" if study.smallest_p > LEVEL else str(int(passed.sum())), text, heads)
+
+
+def _large(study: TaskStudy, passed: pd.Series) -> str:
+    """How many of the effects that pass are more than a tenth of the clean score, where that can be asked."""
+    clean = float(study.clean.mean[0])
+    if study.task.metric in ("neg_loss", "neg_kl") or clean <= 0 or passed.empty:
+        return ""
+    return f"; by more than a tenth of {number(clean)}: {int((passed.abs() > clean / 10).sum())}"
 
 
 def _mark(numbers: pd.DataFrame, row: int) -> str:
@@ -100,12 +109,13 @@ def _removal(study: TaskStudy) -> Finding:
         if len(rows):
             told[order] = with_interval(mine, rows[0], "value")
     share = float(mine.loc[mine["k"] == k, "share"].iloc[0])
+    gone = "head" if k == 1 else f"{k} heads"
     text = (
-        f"Without the {k} heads that {criterion} ranks first ({100 * share:.0f} % of all), {study.task.metric} goes "
+        f"Without the {gone} ranked first by {criterion} ({100 * share:.0f} % of all), {study.task.metric} goes "
         f"from {number(float(mean['ranked'][0]))} to {told['ranked']}"
     )
-    text += f"; without as many random heads it is {told['random']} (range of the draws)" if "random" in told else ""
-    text += f"; without the {k} ranked last, {told['reversed']}" if "reversed" in told else ""
+    text += f"; without as many random ones it is {told['random']} (range of the draws)" if "random" in told else ""
+    text += f"; without those ranked last, {told['reversed']}" if "reversed" in told else ""
     return Finding(title, str(k), text + ".")
 
 
@@ -113,14 +123,23 @@ def _agreement(study: TaskStudy, index: int) -> Finding:
     """How far an estimate can be trusted here."""
     place, agreed = study.agreements[index]
     first, second = study.effects[index], study.effects[place]
-    missed = f" Missed: {', '.join(agreed.missed)}." if agreed.missed else ""
-    text = (
-        f"{len(agreed.shared)} of the {agreed.top} strongest by {second.method} are among the {agreed.top} strongest "
-        f"by {first.method} ({first.mode} ablation); rank correlation (Spearman) {number(agreed.spearman)} over "
-        f"{agreed.n}.{missed} Cost in layer-forwards: {first.layer_forwards:,.0f}, and {second.layer_forwards:,.0f} "
-        f"for {second.method}."
-    )
+    text = f"{first.mode.replace('_', ' ').capitalize()} ablation: "
+    text += agreement_in_words(agreed, first.method, second.method)
+    text += f" Cost in layer-forwards: {first.layer_forwards:,.0f}, and {second.layer_forwards:,.0f} for {second.method}."
     return Finding(f"{first.method.capitalize()} against {second.method}", f"{len(agreed.shared)}/{agreed.top}", text)
+
+
+def agreement_in_words(agreed: Agreement, first: str, second: str) -> str:
+    """Overlap, rank correlation, and where the estimate is not to be trusted."""
+    text = (
+        f"{len(agreed.shared)} of the {agreed.top} strongest by {second} are among the {agreed.top} strongest by "
+        f"{first}; rank correlation (Spearman) {number(agreed.spearman)} over {agreed.n}."
+    )
+    if agreed.missed:
+        text += f" Missed: {', '.join(agreed.missed)}."
+    if agreed.wrong:
+        text += f" Wrong by more than half of the measured effect: {', '.join(agreed.wrong)}."
+    return text
 
 
 def ablation_uncertainty(studies: Sequence[TaskStudy]) -> list[str]:

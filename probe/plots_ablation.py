@@ -56,7 +56,7 @@ def effect_map(units: Sequence[Unit], numbers: pd.DataFrame, metric: str) -> go.
         go.Heatmap(
             z=grid, x=heads, y=layers, text=text, hovertemplate="%{text}<extra></extra>",
             hoverongaps=False, xgap=1, ygap=1, zmin=-largest, zmax=largest, colorscale=DIVERGING,
-            colorbar={"thickness": 12, "outlinewidth": 0, "title": {"text": METRIC_UNITS[metric], "side": "right"}},
+            colorbar={"thickness": 12, "outlinewidth": 0, "title": {"text": METRIC_UNITS[metric], "side": "top"}},
         )
     )  # fmt: skip
     passed = [cell for cell, row in cells.items() if numbers["effect_q"][row] < LEVEL]
@@ -96,7 +96,7 @@ def ranked_effects(numbers: pd.DataFrame, metric: str, count: int = 15) -> go.Fi
 
 
 LINES = {"ranked": "solid", "reversed": "dash"}
-ORDERS = {"ranked": "best first", "reversed": "best last", "random": "random order"}
+ORDERS = {"ranked": "best first", "reversed": "best last", "random": "random heads"}
 
 
 def removal(curve: RemovalCurve, metric: str, seed: int = 0) -> go.Figure:

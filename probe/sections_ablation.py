@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 from probe import plots_ablation
 from probe.analyses.agreement import strongest
 from probe.analyses.effects import ESTIMATES, Effects
-from probe.findings_ablation import few, told_able
+from probe.findings_ablation import agreement_in_words, few, told_able
 from probe.markup import Html, el, join
 from probe.sections import figure, scrolling, section, token
 from probe.task_study import TaskStudy
@@ -151,11 +151,7 @@ def _others(study: TaskStudy, index: int) -> list[Html]:
 def _agreement(study: TaskStudy, index: int, place: int) -> Html:
     other, agreed = study.agreements[place]
     first, second = study.effects[place].method, study.effects[other].method
-    missed = f"; missed: {', '.join(agreed.missed)}" if agreed.missed else ""
-    text = (
-        f"Rank correlation (Spearman) {number(agreed.spearman)} over {agreed.n} {study.noun}; of the {agreed.top} "
-        f"strongest by {second}, {len(agreed.shared)} are among the {agreed.top} strongest by {first}{missed}."
-    )
+    text = agreement_in_words(agreed, first, second)
     caption = f"One point each. Dotted: {first} and {second} equal. Named: those far from that line."
     heading = f"{first.capitalize()} against {second}, {study.effects[place].mode.replace('_', ' ')} ablation"
     return el("div", el("h3", heading), el("p", text), figure(f"estimate_{index}_{place}", caption))
@@ -204,8 +200,8 @@ def _top(study: TaskStudy) -> Html:
         for place in order:
             found = study.numbers[place].index[study.numbers[place]["name"] == name]
             shown = with_interval(study.numbers[place], found[0], "effect") if len(found) else "not measured"
-            cells.append(el("td", shown))
-        cells[1:1] = [el("td", number(float(lead[f"effect_{part}"][name]))) for part in ("p", "q")]
+            cells.append(el("td", shown, class_="v"))
+        cells[1:1] = [el("td", number(float(lead[f"effect_{part}"][name])), class_="v") for part in ("p", "q")]
         rows.append(el("tr", el("th", name, scope="row"), *cells))
     labels = [f"{study.effects[place].mode} {study.effects[place].method}, {study.unit}" for place in order]
     first = labels[0] if len(order) > 1 else f"effect, {study.unit}"
@@ -222,20 +218,23 @@ def _removal(study: TaskStudy, index: int) -> list[Html]:
             "tr",
             el("th", areas["criterion"][row], scope="row"),
             el("td", plots_ablation.ORDERS[areas["order"][row]]),
-            el("td", with_interval(areas, row, "area")),
+            el("td", with_interval(areas, row, "area"), class_="v"),
             el("td", f"0 to {100 * areas['to'][row]:.0f} %"),
         )
         for row in areas.index
     ]
     text = (
         "Heads are removed one after the other and stay removed. A criterion that knows the heads that matter falls "
-        "early when it removes its best first and late when it removes them last; random orders show what "
-        "removing any heads does."
+        "early when it removes its best first and late when it removes them last; as many random heads show what "
+        "removing any heads of those layers does."
     )
-    caption = "Grey: random orders, their mean and the range of their means. Other bands: 95 % interval over prompts."
+    caption = (
+        "Grey: random heads, the mean of all draws and the range of their means. Other bands, where there is one "
+        "criterion: 95 % interval over prompts."
+    )
     note = (
         f"Area: mean {study.task.metric} on the way ({study.unit}), the area under score against share divided by the "
-        "span of shares. Brackets: 95 % interval over prompts; of random orders, the range of the draws."
+        "span of shares. Brackets: 95 % interval over prompts; of random heads, the range of the draws."
     )
     return [
         el("h3", "Removing one head after the other"), el("p", text), figure(f"removal_{index}", caption),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -138,10 +138,13 @@ def study_of(
 ) -> TaskStudy:
     """A study ready for the page: the task's question in words, the first prompt's answers as the tokenizer has them.
 
-    A prompt judged by its targets alone shows the first of those. Raises ResultsError as `TaskStudy` does.
+    A prompt judged by its targets alone shows the first of those; a curve without groups gets the task's. Raises
+    ResultsError as `TaskStudy` does.
     """
     first = task.prompts[0]
     right = first.answer_ids or (first.target_ids or ())[:1]
     question = TASKS[task.name].what if task.name in TASKS else ""
+    if curve is not None and curve.groups is None:
+        curve = replace(curve, groups=task.groups)
     answers, wrongs = (tuple(token_strings(tokenizer, ids)) for ids in (right, first.wrong_ids))
     return TaskStudy(task, tuple(effects), question, baseline, answers, wrongs, curve, seed)

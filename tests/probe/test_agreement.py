@@ -31,16 +31,30 @@ def test_ties_share_their_mean_rank() -> None:
 
 
 def test_strongest_are_by_size_whatever_the_sign() -> None:
-    found = agreement(effects([0.1, -5, 3, 0.2]), effects([4.0, -6, 0.1, 0.2]), top=2)
+    rest = [0.01] * 8
+    found = agreement(effects([0.1, -5, 3, 0.2, *rest]), effects([4.0, -6, 0.1, 0.2, *rest]), top=2)
     assert found.shared == ("L0H1",)
     assert found.missed == ("L0H0",)
+    assert found.wrong == ("L0H0",)
     assert strongest(means(effects([0.1, -5, 3, 0.2])), 3) == ["L0H1", "L0H2", "L0H3"]
 
 
 def test_only_what_both_measured_is_compared() -> None:
     hybrid = effects([9, 8, np.nan, np.nan])
     found = agreement(effects([1.0, 2, 70, 80]), hybrid, top=10)
-    assert (found.n, found.top) == (2, 2)
+    assert (found.n, found.top) == (2, 1)
     assert found.spearman == pytest.approx(-1, abs=1e-12)
     other = replace(hybrid, units=tuple(replace(unit, name=f"x{unit.name}") for unit in hybrid.units))
     assert agreement(other, hybrid).n == 0
+
+
+def test_a_right_rank_with_a_wrong_size_is_wrong() -> None:
+    rest = [0.01] * 10
+    found = agreement(effects([1.0, 0.9, *rest]), effects([40.0, 1.0, *rest]), top=2)
+    assert found.missed == ()
+    assert found.wrong == ("L0H0",)
+
+
+def test_no_more_than_a_quarter_counts_as_the_strongest() -> None:
+    assert agreement(effects([1.0] * 24), effects([1.0] * 24), top=10).top == 6
+    assert agreement(effects([1.0] * 270), effects([1.0] * 270), top=10).top == 10

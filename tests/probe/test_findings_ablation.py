@@ -22,7 +22,7 @@ def test_heads_that_help_and_hurt_are_counted_with_evidence(ablation_study: Task
     assert against.figure == str((passed & (numbers["effect"] < 0)).sum())
     assert [head.split()[0] for head in needed.heads[:4]] == ["L18H6", "L20H3", "L17H2", "L12H8"]
     assert [head.split()[0] for head in against.heads[:2]] == ["L25H1", "L22H7"]
-    assert "logit_diff falls (q < 0.05, corrected for all 270)" in needed.text
+    assert "logit_diff falls (q < 0.05, corrected for all 270; by more than a tenth of 4.93: 3)" in needed.text
     assert "rises" in against.text
 
 
@@ -76,7 +76,7 @@ def test_the_curve_in_a_sentence(ablation_study: TaskStudy) -> None:
 def test_an_estimate_is_judged_by_what_was_measured(ablation_study: TaskStudy) -> None:
     found = by_title(ablation_study)["Gradient against exact"]
     assert found.figure == "9/10"
-    assert "Missed: L20H3." in found.text
+    assert "Missed: L20H3. Wrong by more than half of the measured effect: L20H3." in found.text
     assert "Cost in layer-forwards: 120, and 4,185 for exact." in found.text
 
 

@@ -74,17 +74,17 @@ def lines(curve: RemovalCurve) -> dict[str, object]:
 def test_removal_draws_every_order_and_the_clean_line(make_curve: Callable[..., RemovalCurve]) -> None:
     curve = make_curve()
     drawn = lines(curve)
-    assert set(drawn) == {"random order (5 draws)", "best first", "best last", "nothing removed"}
+    assert set(drawn) == {"random heads (5 draws)", "best first", "best last", "nothing removed"}
     mean = curve.summary().set_index(["order", "k"])["value"]
     assert list(drawn["best first"].y) == mean["ranked"].tolist()
-    np.testing.assert_allclose(drawn["random order (5 draws)"].y, mean["random"], rtol=1e-12)
+    np.testing.assert_allclose(drawn["random heads (5 draws)"].y, mean["random"], rtol=1e-12)
     assert drawn["best first"].x[-1] == 100
     assert set(drawn["nothing removed"].y) == {curve.frame.loc[curve.frame["k"] == 0, "value"].mean()}
 
 
 def test_several_criteria_have_a_line_each_and_one_random_band(make_curve: Callable[..., RemovalCurve]) -> None:
     drawn = lines(make_curve(("a", "b", "c")))
-    assert {"a, best first", "c, best last", "random order (15 draws)"} <= set(drawn)
+    assert {"a, best first", "c, best last", "random heads (15 draws)"} <= set(drawn)
     assert len({drawn[f"{name}, best first"].line.color for name in "abc"}) == 3
     filled = [trace for trace in plots.removal(make_curve(("a", "b")), "accuracy").data if trace.fill == "toself"]
     assert len(filled) == 1

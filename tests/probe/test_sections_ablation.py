@@ -37,7 +37,7 @@ def test_the_section_says_what_was_asked_and_found(ablation_study: TaskStudy) ->
         "Each has a corrupted twin (s2_io).", "mean logit of the right next tokens less mean logit of the wrong ones",
         "Right: 0.90 [0.85, 0.95] of the time", "Mean ablation, exact", "All 270 heads measured;",
         "position by position (Wang et al. 2022)", "The strongest heads", "Gradient against exact, mean ablation",
-        "missed: L20H3", "Removing one head after the other", "How it was found out", "4,185 layer-forwards",
+        "Missed: L20H3.", "Removing one head after the other", "How it was found out", "4,185 layer-forwards",
         "Benjamini and Hochberg 1995",
     ):  # fmt: skip
         assert sentence in text
