@@ -52,7 +52,9 @@ def ioi(ask: Ask) -> Made:
     rng, twin_rng = ask.generator(), ask.generator(1)
 
     def one(index: int) -> Prompt:
-        template, order = kept[index // 2 % len(kept)], ("ABBA", "BABA")[index % 2]
+        # Held-out prompts go through the same templates in the same order: every measured one has its mean.
+        turn = index % ask.prompts
+        template, order = kept[turn // 2 % len(kept)], ("ABBA", "BABA")[turn % 2]
         first, second = (names[int(i)] for i in rng.choice(len(names), 2, replace=False))
         again = second if order == "ABBA" else first
         setting = {"place": places[int(rng.integers(len(places)))], "object": objects[int(rng.integers(len(objects)))]}
