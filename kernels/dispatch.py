@@ -11,7 +11,17 @@ from probe.kernels.reference import statistics as reference
 from probe.kernels.statistics import Statistics
 from probe.kernels.validate import KernelError, validate
 
-BACKENDS = {"blockwise": blockwise, "reference": reference}
+
+def _fused(call: Attention, request: Request) -> tuple[Float[Tensor, "B H T Dv"], Statistics]:
+    # Imported where it is used: Triton is not there on every system, and takes its time.
+    try:
+        from probe.kernels.triton_backend import fused
+    except ImportError as error:
+        raise KernelError(f"Triton cannot be imported ({error}); install it, or use backend='blockwise'") from error
+    return fused(call, request)
+
+
+BACKENDS = {"blockwise": blockwise, "triton": _fused, "reference": reference}
 
 
 def attention_statistics(
@@ -19,10 +29,14 @@ def attention_statistics(
 ) -> tuple[Float[Tensor, "B H T Dv"], Statistics]:
     """Output z and all statistics of one attention call.
 
-    backend: "auto" (blockwise, on every device), "blockwise", or "reference" (dense float64: short inputs only).
-    Raises KernelError for a call that does not fit together, or a backend that does not exist.
+    backend: "auto" (triton on CUDA, blockwise on every other device), "blockwise" (any device), "triton" (CUDA, or its
+    interpreter on a CPU: see `triton_jit.interpreted`), or "reference" (dense float64: short inputs only).
+    Neither z nor the statistics carry gradients.
+    Raises KernelError for a call that does not fit together, a backend that does not exist or cannot run here, and a
+    rule that the GPU kernels cannot be told (a mask or bias that is a Python function, float64): such a call is never
+    handed to another backend unasked; the error says to name "blockwise".
     """
-    name = "blockwise" if backend == "auto" else backend
+    name = ("triton" if call.q.device.type == "cuda" else "blockwise") if backend == "auto" else backend
     if name not in BACKENDS:
         raise KernelError(f"backend {backend!r} does not exist; wanted one of auto, {', '.join(BACKENDS)}")
     request = Request() if request is None else request

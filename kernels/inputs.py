@@ -100,9 +100,21 @@ class Request:
     sinks, window: the kept keys of a streaming head: j < sinks, or i - j < window.
     lookups: named label lookups, see `Lookup`.
     bands: side of the thumbnail; 0 for none.
+    parts: the partial outputs of the kept classes, one z each; without them, their streaming sums alone.
+    distances: the mass by distance.
+    argmax, received_max, received_value, thresholds: statistics that cost more than they are mostly worth.
+    direction: g of `Statistics.effects`, ∂metric/∂z of the same call; mean: what stands for z in the effect `mean`.
     """
 
     sinks: int = 4
     window: int = 64
     lookups: dict[str, Lookup] = field(default_factory=dict)
     bands: int = 64
+    parts: bool = True
+    distances: bool = True
+    argmax: bool = False
+    received_max: bool = False
+    received_value: bool = False
+    thresholds: tuple[float, ...] = ()
+    direction: Float[Tensor, "B H T Dv"] | None = None
+    mean: Float[Tensor, "#B H #T Dv"] | None = None

@@ -86,13 +86,28 @@ def streaming(
     mass = s.sink_mass + s.local_mass
     if learned_sink:
         mass = mass + (1 - s.row_mass)
+    if s.streaming is not None:
+        dropped, norm = s.streaming.unbind(-1)
+    else:
+        dropped, norm = streaming_sums(s, z, learned_sink)
+    return mass, dropped / norm
+
+
+def streaming_sums(
+    statistics: Statistics, z: Float[Tensor, "B H T Dv"], learned_sink: bool
+) -> tuple[Float[Tensor, "B H"], Float[Tensor, "B H"]]:
+    """Σ_i ‖z_i − z_i^keep‖² and Σ_i ‖z_i‖² from the partial outputs, float64; the first is NaN where it has no meaning
+    (sigmoid gates, no order)."""
+    s, seen = statistics, statistics.visible > 0
+    mass = s.sink_mass + s.local_mass
+    if learned_sink:
+        mass = mass + (1 - s.row_mass)
     kept = (s.sink_part + s.local_part) / mass[..., None]
     dropped = (z.to(kept.dtype) - kept).double().square().sum(-1)
     norm = z.double().square().sum(-1)
-    seen = s.visible > 0
     defined = ~(mass.isnan() | s.lse.isnan()) | ~seen  # sigmoid gates have no lse: nothing to renormalise
-    error = torch.where(seen, dropped, 0).sum(-1) / torch.where(seen, norm, 0).sum(-1)
-    return mass, error.masked_fill(~defined.all(-1), torch.nan)
+    lost = torch.where(seen, dropped, 0).sum(-1).masked_fill(~defined.all(-1), torch.nan)
+    return lost, torch.where(seen, norm, 0).sum(-1)
 
 
 def mean_rows(value: Float[Tensor, "B H T"], rows: Bool[Tensor, "#B #H T"]) -> Float[Tensor, "B H"]:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from probe.kernels.inputs import Attention, Request
-from probe.kernels.statistics import Statistics
+from probe.kernels.metrics import streaming_sums
+from probe.kernels.statistics import EFFECTS, Statistics
 from probe.kernels.strips import Sequence, rows_per_strip, sequences
 
 LN2 = math.log(2)
@@ -51,6 +54,10 @@ class Raw:
         self.by_distance = zeros(B, H, S, dtype=torch.float64)
         self.received_rows = zeros(B, H, S, dtype=torch.long)
         square = self.bands and T == S and call.mask.query_offset == 0
+        self.argmax = zeros(B, H, T, dtype=torch.long) if request.argmax else None
+        self.received_max = zeros(B, H, S) if request.received_max else None
+        self.counts = zeros(B, H, len(request.thresholds), S, dtype=torch.long)
+        self.effects = zeros(len(EFFECTS), B, H, dtype=torch.float64)
         self.thumbnail = zeros(B, H, self.bands, self.bands, dtype=torch.float64) if square else None
 
     def count(self, sequence: Sequence) -> None:
@@ -77,7 +84,7 @@ class Raw:
         local_mass = (raw["local"] - self._sinks_in_window(raw["local"])) * inverse
         unseen = (blind | (not ordered))[..., None]
         by_distance = self.by_distance if normal and ordered else torch.full_like(self.by_distance, torch.nan)
-        return Statistics(
+        made = Statistics(
             lse=(raw["shift"] * LN2 + log_total).masked_fill(blind, torch.nan) if normal else nowhere,
             # −Σ P log P = −Σ P (s − m) + (Σ P) log(total); rebased at the row maximum nothing cancels.
             entropy=(mass * log_total - raw["surprise"] * LN2) * inverse if normal else nowhere,
@@ -99,6 +106,29 @@ class Raw:
             by_distance=by_distance,
             thumbnail=self._mean_thumbnail(),
         )
+        return self._as_asked(made, blind)
+
+    def _as_asked(self, made: Statistics, blind: Tensor) -> Statistics:
+        """What the request adds to every call's statistics, or spares."""
+        request, call, changes = self.request, self.call, dict[str, Any]()
+        if not request.distances:
+            changes["by_distance"] = made.by_distance.new_full((), torch.nan).expand_as(made.by_distance)
+        if not request.parts:
+            nowhere = made.sink_part.new_full((), torch.nan).expand_as(made.sink_part)
+            changes["streaming"] = torch.stack(streaming_sums(made, self.z, call.score.sinks is not None), -1)
+            changes["sink_part"] = changes["local_part"] = nowhere
+        if self.argmax is not None:
+            changes["argmax"] = self.argmax.masked_fill(blind, -1)
+        if self.received_max is not None:
+            changes["received_max"] = self.received_max.masked_fill(made.received_rows == 0, torch.nan)
+        if request.received_value:
+            norm = torch.linalg.vector_norm(call.v, dim=-1, dtype=torch.float64)
+            changes["received_value"] = made.received * norm.repeat_interleave(call.q.shape[1] // call.k.shape[1], 1)
+        if request.thresholds:
+            changes["received_counts"] = self.counts
+        if request.direction is not None:
+            changes["effects"] = dict(zip(EFFECTS, self.effects.unbind(0), strict=True))
+        return replace(made, **changes)
 
     def _row_in_strip(self) -> Float[Tensor, "B 1 T"]:
         step = torch.zeros(self.rows.shape[1], 1, self.rows.shape[3], dtype=self.dtype, device=self.z.device)

@@ -106,6 +106,8 @@ def statistics(call: Attention, request: Request) -> tuple[Float[Tensor, "B H T 
 
     everything = torch.ones_like(d, dtype=torch.bool)
     z = P @ v
+    by_distance = ordered and request.distances
+    parts = call.mask.causal and request.parts
     return z, Statistics(
         lse=lse.masked_fill(~seen.any(-1), torch.nan),
         entropy=_or_nan(-torch.xlogy(P, P).sum(-1), seen, normal),
@@ -118,17 +120,66 @@ def statistics(call: Attention, request: Request) -> tuple[Float[Tensor, "B H T 
         row_mass=mass(everything),
         sink_mass=mass(sink, call.mask.causal),
         local_mass=mass(local, call.mask.causal),
-        sink_part=_part(P * sink, v, seen, call.mask.causal),
-        local_part=_part(P * local, v, seen, call.mask.causal),
+        sink_part=_part(P * sink, v, seen, parts),
+        local_part=_part(P * local, v, seen, parts),
         lookup={name: mass(_matches(lookup, d)) for name, lookup in request.lookups.items()},
         visible=seen.sum(-1),
         received=P.sum(-2),
         received_rows=seen.sum(-2),
         by_distance=_by_distance(P, i - start, call.mask.query_offset, S)
-        if ordered
+        if by_distance
         else torch.full((B, H, S), torch.nan, device=P.device),
         thumbnail=_thumbnails(P, call, request.bands) if request.bands and square else None,
+        argmax=P.argmax(-1).masked_fill(~seen.any(-1), -1) if request.argmax else None,
+        received_max=P.amax(-2).masked_fill(~seen.any(-2), torch.nan) if request.received_max else None,
+        received_value=P.sum(-2) * v.norm(dim=-1) if request.received_value else None,
+        received_counts=_counts(P, request.thresholds) if request.thresholds else None,
+        streaming=None if request.parts else _streaming(call, P, lse, v, sink | near),
+        effects=None if request.direction is None else _effects(call, request, P, lse, v, sink, near),
     )
+
+
+def _counts(P: Tensor, thresholds: tuple[float, ...]) -> Tensor:
+    return torch.stack([P.gt(threshold).sum(-2) for threshold in thresholds], 2)
+
+
+def _without(call: Attention, P: Tensor, lse: Tensor, v: Tensor, kept: Tensor) -> Tensor:
+    """z of the kept keys alone, renormalised beside a learned sink; a query that has none of them keeps its z."""
+    left, learned = P * kept, torch.zeros_like(lse)
+    if call.score.sinks is not None:
+        learned = torch.exp(call.score.sinks.double()[None, :, None] - lse)
+    total = left.sum(-1) + learned
+    return torch.where((total > 0)[..., None], left @ v / total[..., None], P @ v)
+
+
+def _streaming(call: Attention, P: Tensor, lse: Tensor, v: Tensor, keep: Tensor) -> Tensor:
+    z, seen = P @ v, visibility(call).any(-1)
+    lost = torch.where(seen, (z - _without(call, P, lse, v, keep)).square().sum(-1), 0).sum(-1)
+    if call.score.sigmoid or not call.mask.causal:
+        lost = torch.full_like(lost, torch.nan)
+    return torch.stack([lost, torch.where(seen, z.square().sum(-1), 0).sum(-1)], -1)
+
+
+def _effects(
+    call: Attention, request: Request, P: Tensor, lse: Tensor, v: Tensor, sink: Tensor, near: Tensor
+) -> dict[str, Tensor]:
+    z, seen = P @ v, visibility(call).any(-1)
+    if request.direction is None:
+        return {}
+    g = request.direction.double()
+
+    def effect(instead: Tensor | None) -> Tensor:
+        if instead is None:
+            return torch.full(z.shape[:2], torch.nan, dtype=z.dtype, device=z.device)
+        return torch.where(seen, ((z - instead) * g).sum(-1), 0).sum(-1)
+
+    normal = call.mask.causal and not call.score.sigmoid
+    return {
+        "zero": effect(torch.zeros_like(z)),
+        "mean": effect(None if request.mean is None else request.mean.double()),
+        "sink_removed": effect(_without(call, P, lse, v, ~sink) if normal else None),
+        "streaming": effect(_without(call, P, lse, v, sink | near) if normal else None),
+    }
 
 
 def _or_nan(value: Tensor, seen: Tensor, defined: bool) -> Tensor:

@@ -28,6 +28,18 @@ class Statistics:
     thumbnail: [.., a, b] mean over the queries of band a of the mass on the keys of band b; band(i) =
         ⌊bands · i / T⌋; NaN for a band that no query hits. None when not asked for, or when the
         queries are not the keys (T != S, an offset).
+
+    Only where the request says so (else NaN, which takes no memory, for parts and by_distance, and None for these):
+    argmax: arg-max_j P, the place of a key on its axis, lowest of equal ones; −1 where the query sees no key. P as
+        float32 has it: keys closer than its rounding may stand for one another.
+    received_max: max_i P[i, k], NaN where no query sees key k.      received_value: received · ‖v_k‖, float64.
+    received_counts: number of queries with P[i, k] above each threshold.
+    streaming: where no parts are kept, Σ_i ‖z_i − z_i^keep‖² and Σ_i ‖z_i‖², float64; keep: sinks and window,
+        renormalised, a learned sink kept with v = 0. The first is NaN without an order or for sigmoid gates.
+    effects: Σ_i ⟨z_i − z~_i, direction_i⟩ over queries that see a key, float64: the first-order effect of putting z~
+        for z, positive where the head helps. z~ by name: zero (0), mean (the request's), sink_removed (the class sink
+        removed and the rest renormalised; a query that sees nothing else keeps its z), streaming (z^keep). The last
+        two are NaN without an order or for sigmoid gates, mean where none was given.
     """
 
     lse: Float[Tensor, "B H T"]
@@ -49,3 +61,13 @@ class Statistics:
     received_rows: Int[Tensor, "B H S"]
     by_distance: Float[Tensor, "B H S"]
     thumbnail: Float[Tensor, "B H bands bands"] | None
+    argmax: Int[Tensor, "B H T"] | None = None
+    received_max: Float[Tensor, "B H S"] | None = None
+    received_value: Float[Tensor, "B H S"] | None = None
+    received_counts: Int[Tensor, "B H thresholds S"] | None = None
+    streaming: Float[Tensor, "B H 2"] | None = None
+    effects: dict[str, Float[Tensor, "B H"]] | None = None
+
+
+EFFECTS = ("zero", "mean", "sink_removed", "streaming")
+"""Names of `Statistics.effects`."""

@@ -12,9 +12,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from probe.kernels.effects import strip_effects
 from probe.kernels.inputs import Request
 from probe.kernels.lookup import Pairs
 from probe.kernels.raw import Raw
+from probe.kernels.statistics import EFFECTS
 from probe.kernels.strips import Prepared, Sequence, Strip, Workspace, rows_per_strip, strip
 
 
@@ -60,6 +62,9 @@ class Sweep:
         self.received = self._zeros(sequence.n_keys)
         self.by_distance = self._zeros(sequence.n_keys)
         self.seen_rows = self._zeros(sequence.n_keys) if sequence.allowed is not None else None
+        self.received_max = None if raw.received_max is None else self._zeros(sequence.n_keys)
+        self.counts = self._zeros(len(item.request.thresholds), sequence.n_keys)
+        self.effects = torch.zeros(len(EFFECTS), sequence.group, dtype=torch.float64, device=self.v.device)
         self.band_of_key = item.band_of_key
         self.thumbnail = None if item.band_of_key is None else self._zeros(raw.bands, raw.bands)
 
@@ -77,6 +82,8 @@ class Sweep:
             rows = slice(sequence.first_row + part.start, sequence.first_row + part.stop)
             self._write_rows(part, rows, inverse)
             self._add_sums(part, inverse)
+            self._add_by_key(part, inverse)
+            self._add_effects(part, rows, inverse)
         return self
 
     def join(self) -> None:
@@ -89,6 +96,11 @@ class Sweep:
             raw.thumbnail[sequence.index, heads] += self.thumbnail
         if self.seen_rows is not None:
             raw.received_rows[sequence.index, heads, keys] += self.seen_rows.long()
+        if raw.received_max is not None and self.received_max is not None:
+            place = raw.received_max[sequence.index, heads, keys]
+            torch.maximum(place, self.received_max.to(place), out=place)
+        raw.counts[sequence.index, heads, :, keys] += self.counts.long()
+        raw.effects[:, sequence.index, heads] += self.effects
 
     def _write_rows(self, part: Strip, rows: slice, inverse: Tensor) -> None:
         """Output and raw row sums of one strip."""
@@ -118,6 +130,9 @@ class Sweep:
             self._write_classes(part, rows, inverse)
         for pairs, out in self.lookup.values():
             pairs.mass(part, out[:, rows])
+        if self.raw.argmax is not None and high > low:
+            first = low + self.sequence.first_key
+            self.raw.argmax[self.sequence.index, self.item.heads, rows] = weights.argmax(-1) + first
         if part.seen is not None:
             self.raw.visible[self.sequence.index, self.item.heads, rows] = part.seen.sum(-1)
 
@@ -141,6 +156,41 @@ class Sweep:
         out = torch.mm(band.flatten(0, 1), self.v[begin:high]).view(*inverse.shape, -1)
         torch.mul(out, inverse[..., None], out=self.local_part[:, rows])
 
+    def _add_by_key(self, part: Strip, inverse: Tensor) -> None:
+        """Maximum and counts over the rows of one strip, by key: each a pass of its own over the weights."""
+        if self.received_max is None and not self.item.request.thresholds:
+            return
+        P, keys = part.weights * inverse[..., None], slice(part.low, part.high)
+        if self.received_max is not None:
+            place = self.received_max[:, keys]
+            torch.maximum(place, P.amax(1).to(place), out=place)
+        for number, threshold in enumerate(self.item.request.thresholds):
+            self.counts[:, number, keys] += P.gt(threshold).sum(1)
+
+    def _add_effects(self, part: Strip, rows: slice, inverse: Tensor) -> None:
+        """Effects along the request's direction, of one strip."""
+        request, b, heads = self.item.request, self.sequence.index, self.item.heads
+        if request.direction is None:
+            return
+        direction, mean = request.direction[b, heads, rows].to(self.v.dtype), None
+        if request.mean is not None:
+            shape = (*self.raw.z.shape[:3], self.v.shape[1])
+            mean = request.mean.expand(shape)[b, heads, rows].to(self.v.dtype)
+        near = max(0, min(request.sinks, part.high) - part.low)
+        local = self.local_part[:, rows]
+        self.effects += strip_effects(
+            part, inverse, self.v, local, self._local_mass(part, inverse), near, direction, mean
+        )
+
+    def _local_mass(self, part: Strip, inverse: Tensor) -> Tensor:
+        """Mass of the window without the sinks, as `_write_classes` cuts it."""
+        i = torch.arange(part.start, part.stop, device=self.v.device)[:, None] + self.sequence.offset
+        window_start = part.start + self.sequence.offset - self.item.request.window + 1
+        begin = min(max(self.item.request.sinks, part.low, window_start), part.high)
+        j = torch.arange(begin, part.high, device=self.v.device)
+        inside = i - j < self.item.request.window
+        return (part.weights[..., begin - part.low :] * inside).sum(-1) * inverse
+
     def _add_sums(self, part: Strip, inverse: Tensor) -> None:
         """Sums over the rows of one strip, by key, by band and by distance: one small product a head."""
         weights, low, high = part.weights, part.low, part.high
@@ -159,7 +209,7 @@ class Sweep:
         self.received[:, low:high] += by_key[:, 0] if first_band == last_band else by_key.sum(1)
         if self.seen_rows is not None and part.seen is not None:
             self.seen_rows[:, low:high] += part.seen.sum(-2)
-        if self.sequence.causal and not self.sequence.score.sigmoid:
+        if self.item.request.distances and self.sequence.causal and not self.sequence.score.sigmoid:
             if part.start + self.sequence.offset == 0:
                 inverse = inverse.clone()
                 inverse[:, 0] = 0  # the profile is over positions 1 and later

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from probe.kernels import reference
-from probe.kernels.inputs import Attention
+from probe.kernels.inputs import Attention, Request
 from probe.kernels.statistics import Statistics
 
 FACTOR = 16
@@ -23,7 +23,8 @@ FACTOR = 16
 over lengths 1 … 3,000, widths 16 … 256, score scales 0.1 … 12; 16 leaves a factor of 3."""
 
 COUNTS = ("visible", "received_rows")
-SUMS = ("received", "by_distance", "thumbnail")
+SUMS = ("received", "by_distance", "thumbnail", "received_value", "streaming")
+DICTS = ("lookup", "effects")
 TINY = 1e-35
 """Weights below float32's smallest normal number (1.2e-38) lose bits or vanish; sums of up to 1,000 of them."""
 
@@ -41,15 +42,28 @@ class Bound:
     values: max |v|.
     spread: Σ_j P |i − j| of each query.
     dtype: of the row statistics: float32, or float64 for float64 inputs.
+    pattern: P.
+    rounded: relative rounding of the weights before they meet v: eps / 2 of the inputs' dtype in a kernel that
+        multiplies in it, else 0. Underflow below its smallest number included, as rows are scaled to a maximum of 1.
+    push: Σ_i ‖g_i‖₁ · max(|v|, |mean|) · Σ_j P of a request with a direction: what an effect may come to.
     """
 
     unit: float
     values: float
     spread: Float[Tensor, "B H T"]
     dtype: torch.dtype
+    pattern: Float[Tensor, "B H T S"]
+    rounded: float = 0.0
+    push: Float[Tensor, "B H"] | None = None
+    thresholds: tuple[float, ...] = ()
+
+    @property
+    def part(self) -> float:
+        """Error of Σ P v as a share of max|v| · Σ P."""
+        return self.unit + self.rounded
 
 
-def bound_of(call: Attention) -> Bound:
+def bound_of(call: Attention, request: Request | None = None, *, rounded: float = 0.0) -> Bound:
     """Derive the bounds of a call. Scores count before the soft cap, as the rounding of q·k happens there."""
     dtype = torch.float64 if call.q.dtype == torch.float64 else torch.float32
     P, seen = reference.pattern(call), reference.visibility(call)
@@ -58,13 +72,24 @@ def bound_of(call: Attention) -> Bound:
     if call.score.bias is not None:
         rows, columns = torch.arange(s.shape[2]), torch.arange(s.shape[3])
         s = s + call.score.bias(rows, columns).double().abs()
+    if call.score.temperature is not None:
+        s = s / call.score.temperature.double()[:, None, :, None]
+    if call.score.slopes is not None:
+        rows = torch.arange(s.shape[2])[:, None] + call.mask.query_offset
+        s = s + call.score.slopes.double()[:, None, None] * (rows - torch.arange(s.shape[3])).abs()
     if call.score.sinks is not None:
         s = torch.maximum(s, call.score.sinks.double().abs()[None, :, None, None])
     largest = float(torch.where(seen, s, 0).max())
     i = torch.arange(s.shape[2])[:, None] + call.mask.query_offset
     spread = (P * (i - torch.arange(s.shape[3])).abs()).sum(-1)
     unit = FACTOR * torch.finfo(dtype).eps * (1 + largest)
-    return Bound(unit, float(call.v.abs().max()), spread, dtype)
+    values = float(call.v.abs().max())
+    push = None
+    if request is not None and request.direction is not None:
+        size = values if request.mean is None else max(values, float(request.mean.abs().max()))
+        push = (request.direction.double().abs().sum(-1) * P.sum(-1).clamp(min=1) * seen.any(-1)).sum(-1) * size
+    thresholds = () if request is None else request.thresholds
+    return Bound(unit, values, spread, dtype, P, rounded, push, thresholds)
 
 
 def allowed_error(name: str, truth: Statistics, bound: Bound) -> Tensor | float:
@@ -74,7 +99,10 @@ def allowed_error(name: str, truth: Statistics, bound: Bound) -> Tensor | float:
     distance: P's relative error times Σ P |i − j|, and the sums run from the first row of a strip, up to 128
         tokens away, at one eps each: unit · (Σ P |i − j| + 128 / FACTOR).
     local_mass: a difference of two masses (sinks in the window count once): unit · local.
-    sink_part, local_part, z: Σ P v has the error of its mass times max |v|.
+    sink_part, local_part, z: Σ P v has the error of its mass times max |v|, and that of the weights' rounding.
+    streaming: Σ‖a‖² of errors δ each is off by 2 Σ‖a‖·‖δ‖ + Σ‖δ‖² <= 2 √(Σ‖a‖²) · √(rows · Dv) · δ + rows · Dv · δ²;
+        z − z_keep is made of four parts, each within max|v|.
+    effects: each z~ is made of at most four such parts: their error, times ‖g‖₁, over all rows.
     Everything else is a mass, a sum of positive terms: unit · its value.
     """
     if name in ("lse", "entropy"):
@@ -85,8 +113,14 @@ def allowed_error(name: str, truth: Statistics, bound: Bound) -> Tensor | float:
         return bound.unit * truth.local + TINY
     if name in ("sink_part", "local_part"):
         share = truth.sink_mass if name == "sink_part" else truth.local
-        return bound.unit * bound.values * share[..., None] + TINY
-    value = truth.lookup[name.removeprefix("lookup.")] if name.startswith("lookup.") else getattr(truth, name)
+        return bound.part * bound.values * share[..., None] + TINY
+    if name == "streaming" and truth.streaming is not None:
+        entries = bound.pattern.shape[2] * truth.sink_part.shape[-1]
+        error = entries**0.5 * 4 * bound.part * bound.values
+        return 2 * truth.streaming.sqrt() * error + error**2
+    if name.startswith("effects.") and bound.push is not None:
+        return 4 * bound.part * bound.push + TINY
+    value = _named(truth, name)
     return bound.unit * value.abs() + TINY
 
 
@@ -96,17 +130,20 @@ def assert_statistics_close(actual: Statistics, truth: Statistics, bound: Bound)
     Counts must be equal. Returns the worst error of each statistic as a share of its bound.
     """
     worst: dict[str, float] = {}
-    if set(actual.lookup) != set(truth.lookup):
-        raise MismatchError(f"lookups are {sorted(actual.lookup)}; wanted {sorted(truth.lookup)}")
     for name, found, wanted in _pairs(actual, truth):
         if found is None or wanted is None:
             if found is not wanted:
                 raise MismatchError(f"{name} is {'missing' if found is None else 'there'}; the truth says otherwise")
             continue
-        dtype = torch.long if name in COUNTS else torch.float64 if name in SUMS else bound.dtype
-        _check_form(name, found, wanted, dtype)
-        if name in COUNTS:
-            worst[name] = 0.0
+        whole = name in (*COUNTS, "argmax", "received_counts")
+        wide = name in SUMS or name.startswith("effects.")
+        _check_form(name, found, wanted, torch.long if whole else torch.float64 if wide else bound.dtype)
+        worst[name] = 0.0
+        if name == "argmax":
+            _check_argmax(found, wanted, bound)
+        elif name == "received_counts":
+            _check_counts(found, bound)
+        elif name in COUNTS:
             if not torch.equal(found, wanted):
                 raise MismatchError(f"{name} differs in {int((found != wanted).sum())} of {found.numel()} counts")
         else:
@@ -125,16 +162,45 @@ def assert_output_close(
     info = torch.finfo(call.q.dtype)
     mass = reference.pattern(call).sum(-1, keepdim=True)
     rounding = info.eps / 2 * truth.abs() + info.smallest_normal * info.eps
-    return _worst("z", z, truth, bound.unit * bound.values * mass + rounding)
+    return _worst("z", z, truth, bound.part * bound.values * mass + rounding)
+
+
+def _check_argmax(found: Tensor, wanted: Tensor, bound: Bound) -> None:
+    """The key found weighs as much as the largest, to rounding; −1 stands where the truth has it."""
+    if not torch.equal(found == -1, wanted == -1):
+        raise MismatchError("argmax is −1 in other rows than the truth")
+    weight = bound.pattern.gather(-1, found.clamp(min=0)[..., None])[..., 0]
+    short = (weight < bound.pattern.amax(-1) * (1 - 2 * bound.unit) - TINY) & (found >= 0)
+    if bool(short.any()):
+        raise MismatchError(f"argmax names a key that weighs less than another in {int(short.sum())} rows")
+
+
+def _check_counts(found: Tensor, bound: Bound) -> None:
+    """Counts lie between those above a threshold raised and lowered by the error of a weight."""
+    for number, threshold in enumerate(bound.thresholds):
+        least = bound.pattern.gt(threshold * (1 + bound.unit) + TINY).sum(-2)
+        most = bound.pattern.gt(threshold * (1 - bound.unit) - TINY).sum(-2)
+        if bool(((found[:, :, number] < least) | (found[:, :, number] > most)).any()):
+            raise MismatchError(f"received_counts above {threshold} are off")
+
+
+def _named(statistics: Statistics, name: str) -> Tensor:
+    holder, _, key = name.partition(".")
+    value = getattr(statistics, holder)
+    found: Tensor = value[key] if key else value
+    return found
 
 
 def _pairs(actual: Statistics, truth: Statistics) -> Iterator[tuple[str, Tensor | None, Tensor | None]]:
     for entry in fields(Statistics):
-        if entry.name == "lookup":
-            for name in truth.lookup:
-                yield f"lookup.{name}", actual.lookup[name], truth.lookup[name]
+        one, two = getattr(actual, entry.name), getattr(truth, entry.name)
+        if entry.name in DICTS and one is not None and two is not None:
+            if set(one) != set(two):
+                raise MismatchError(f"{entry.name} has {sorted(one)}; wanted {sorted(two)}")
+            for name in two:
+                yield f"{entry.name}.{name}", one[name], two[name]
         else:
-            yield entry.name, getattr(actual, entry.name), getattr(truth, entry.name)
+            yield entry.name, one, two
 
 
 def _check_form(name: str, found: Tensor, wanted: Tensor, dtype: torch.dtype) -> None:

@@ -179,7 +179,8 @@ def columns_kernel(
     k = tl.load(k_at, mask=inside[None, :] & (d < D)[:, None], other=0.0)
     if UPCAST:
         k = k.to(tl.float32)
-    lse_ptr += (long_b * H + h) * T
+    if lse_ptr is not None:
+        lse_ptr += (long_b * H + h) * T
     if temperature_ptr is not None:
         temperature_ptr += long_b * T
     slope = 0.0

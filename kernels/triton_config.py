@@ -216,7 +216,7 @@ def _distances(facts: Facts, tiles: Tiles) -> tuple[dict[str, Any], dict[str, bo
 def tiles_for(kernel: str, facts: Facts) -> Tiles:
     """Tile sizes by width and dtype; tiny ones in the interpreter, so that small shapes have several."""
     if facts.interpreted:
-        return Tiles(32, 32, 4, 2) if kernel == "rows" else Tiles(16, 32, 4, 2)
+        return Tiles(32, 32, 4, 2)
     width = max(_power(facts.D), _power(facts.DV))
     if kernel == "distances":
         return Tiles(64, 64, 4, 2)

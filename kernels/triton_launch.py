@@ -6,6 +6,7 @@ Memory beside the results is O(blocks of rows) for the head-level sums and the t
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -222,7 +223,9 @@ def _launch(made: Configuration, grid: tuple[int, int, int], tensors: dict[str, 
     for name in made.absent:
         given[name] = None
     arguments = {name: given[name] for name in made.function.arg_names if name not in made.constants}
-    made.function[grid](**arguments, **made.constants, **made.options)
+    device = next(tensor.device for tensor in tensors.values() if tensor is not None)
+    with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+        made.function[grid](**arguments, **made.constants, **made.options)
 
 
 def _facts(call: Attention, wanted: RowsWanted | ColumnsWanted | None, steps: int = 2) -> Facts:

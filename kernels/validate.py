@@ -76,7 +76,6 @@ def _validate_rules(call: Attention) -> None:
     if score.sinks is not None and score.sigmoid:
         raise KernelError("a learned sink beside sigmoid attention is not defined; drop one of them")
 
-
     if score.slopes is not None and tuple(score.slopes.shape) != (call.q.shape[1],):
         raise KernelError(f"slopes has shape {list(score.slopes.shape)}; wanted [{call.q.shape[1]}], one a head")
     if score.temperature is not None:
@@ -105,6 +104,23 @@ def _validate_request(call: Attention, request: Request) -> None:
             f"sinks {request.sinks}, window {request.window}, bands {request.bands}; wanted >= 0, >= 1, >= 0"
         )
     B, T, S = call.q.shape[0], call.q.shape[2], call.k.shape[2]
+    if any(not threshold >= 0 for threshold in request.thresholds):
+        raise KernelError(f"thresholds are {request.thresholds}; wanted numbers of 0 or more")
+    wanted = (*call.q.shape[:3], call.v.shape[3])
+    for name, tensor in (("direction", request.direction), ("mean", request.mean)):
+        if tensor is None:
+            continue
+        shape = tuple(tensor.shape)
+        fits = len(shape) == 4 and all(
+            a == b or (a == 1 and name == "mean") for a, b in zip(shape, wanted, strict=True)
+        )
+        if not fits or tensor.device != call.q.device or not tensor.is_floating_point():
+            raise KernelError(
+                f"{name} is {tensor.dtype} of shape {list(shape)} on {tensor.device}; wanted one vector a head output, "
+                f"{list(wanted)} on {call.q.device}"
+            )
+    if request.mean is not None and request.direction is None:
+        raise KernelError("mean is given without a direction; an effect against a mean is along a direction")
     for name, lookup in request.lookups.items():
         shapes = tuple(lookup.query_label.shape), tuple(lookup.key_label.shape)
         if shapes != ((B, T), (B, S)):

@@ -37,7 +37,25 @@ RULES: dict[str, Callable[[int, int, int], tuple[dict[str, Any], dict[str, Any]]
     "nothing seen, bidirectional": lambda T, H, S: ({"allowed": checkered, "causal": False}, {}),
     "packed": lambda T, H, S: ({"allowed": packed}, {}),
     "sigmoid": lambda T, H, S: ({}, {"sigmoid": True}),
+    "documents": lambda T, H, S: ({"documents": documents(T)}, {}),
+    "slopes": lambda T, H, S: ({}, {"slopes": torch.linspace(0.05, 0.6, H)}),
+    "slopes, bidirectional": lambda T, H, S: ({"causal": False}, {"slopes": torch.linspace(0.05, 0.6, H)}),
+    "temperature": lambda T, H, S: ({}, {"temperature": torch.linspace(0.5, 2, 2 * T).view(2, T)}),
+    "everything in tensors": lambda T, H, S: (
+        {"window": 17, "documents": documents(T), "lengths": torch.tensor([[0, T], [T // 3, T]])},
+        {
+            "softcap": 5.0,
+            "sinks": torch.linspace(-1, 3, H),
+            "slopes": torch.linspace(0.05, 0.6, H),
+            "temperature": torch.linspace(0.5, 2, 2 * T).view(2, T),
+        },
+    ),
 }
+
+
+def documents(T: int) -> Tensor:
+    """Two sequences of documents: of 20 and of 7 tokens."""
+    return torch.stack([torch.arange(T) // 20, torch.arange(T) // 7])
 
 
 def slopes(H: int) -> Callable[[Tensor, Tensor], Tensor]:
@@ -101,14 +119,28 @@ def make_request(call: Attention, *, seed: int = 0, alphabet: int = 7, **setting
     return Request(**{"sinks": 2, "window": 9, "bands": 8, "lookups": lookups, **settings})
 
 
+def make_more(call: Attention, *, seed: int = 0, **settings: Any) -> Request:
+    """Everything that a request can add: argmax, what keys receive at most, counts, and effects along a direction."""
+    generator = torch.Generator().manual_seed(seed)
+    B, H, T, _ = call.q.shape
+    Dv = call.v.shape[3]
+    extra: dict[str, Any] = {"argmax": True, "received_max": True, "received_value": True, "thresholds": (0.05, 0.3)}
+    extra["direction"] = torch.randn(B, H, T, Dv, generator=generator)
+    extra["mean"] = torch.randn(1, H, 1, Dv, generator=generator)
+    return make_request(call, seed=seed, **{**extra, **settings})
+
+
 def compare(
     call: Attention,
     request: Request | None = None,
     backend: Callable[[Attention, Request], tuple[Tensor, Statistics]] = blockwise,
+    rounded: float = 0.0,
 ) -> dict[str, float]:
-    """Worst error of a backend on a call as a share of the bound, by statistic; raises where it is above 1."""
+    """Worst error of a backend on a call as a share of the bound, by statistic; raises where it is above 1.
+
+    rounded: of the weights before they meet v (see `Bound`)."""
     request = make_request(call) if request is None else request
-    bound = bound_of(call)
+    bound = bound_of(call, request, rounded=rounded)
     z_wanted, wanted = reference.statistics(call, request)
     z, found = backend(call, request)
     worst = assert_statistics_close(found, wanted, bound)
@@ -123,6 +155,11 @@ def call() -> Callable[..., Attention]:
 @pytest.fixture(scope="session")
 def request_for() -> Callable[..., Request]:
     return make_request
+
+
+@pytest.fixture(scope="session")
+def more_for() -> Callable[..., Request]:
+    return make_more
 
 
 @pytest.fixture(scope="session")

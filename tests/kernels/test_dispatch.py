@@ -42,6 +42,6 @@ def test_both_backends_agree(call: Callable[..., Attention], request_for: Callab
 
 
 def test_a_backend_that_does_not_exist_is_refused(call: Callable[..., Attention]) -> None:
-    with pytest.raises(KernelError, match="backend 'cuda' does not exist; wanted one of auto, blockwise, reference"):
+    with pytest.raises(KernelError, match="backend 'cuda' does not exist; wanted one of auto, blockwise, triton, reference"):
         attention_statistics(call(4), backend="cuda")
     assert set(BACKENDS) >= {"blockwise", "reference"}

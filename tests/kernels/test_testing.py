@@ -12,7 +12,7 @@ from torch import Tensor
 from probe.kernels import reference
 from probe.kernels.blockwise import blockwise
 from probe.kernels.inputs import Attention, Mask, Request
-from probe.kernels.statistics import Statistics
+from probe.kernels.statistics import EFFECTS, Statistics
 from probe.kernels.testing import (
     COUNTS,
     SUMS,
@@ -24,17 +24,18 @@ from probe.kernels.testing import (
 )
 
 Made = tuple[Attention, Request, Statistics, Statistics, Bound]
-NAMES = [entry.name for entry in fields(Statistics) if entry.name != "lookup"]
+SPECIAL = ("lookup", "effects", "argmax", "received_counts", "streaming")
+NAMES = [entry.name for entry in fields(Statistics) if entry.name not in SPECIAL]
 NUMBERS = [name for name in NAMES if name not in COUNTS]
 
 
 @pytest.fixture(scope="module")
-def made(call: Callable[..., Attention], request_for: Callable[..., Request]) -> Made:
+def made(call: Callable[..., Attention], more_for: Callable[..., Request]) -> Made:
     padded = call(40, rule="left padding", ratio=3)
     attention = replace(padded, score=replace(padded.score, sinks=torch.linspace(-1, 3, 6)))
-    request = request_for(attention)
+    request = more_for(attention)
     truth, found = reference.statistics(attention, request)[1], blockwise(attention, request)[1]
-    return attention, request, found, truth, bound_of(attention)
+    return attention, request, found, truth, bound_of(attention, request)
 
 
 def spoilt(found: Statistics, name: str, change: Callable[[Tensor], Tensor]) -> Statistics:
@@ -61,7 +62,8 @@ def refused(made: Made, wrong: Statistics, match: str) -> None:
 
 def test_the_right_answer_passes_and_says_how_close_it_is(made: Made) -> None:
     worst = assert_statistics_close(made[2], made[3], made[4])
-    assert set(worst) == {*NAMES, "lookup.duplicate_token", "lookup.induction"}
+    effects = {f"effects.{name}" for name in EFFECTS}
+    assert set(worst) == {*NAMES, *effects, "lookup.duplicate_token", "lookup.induction", "argmax", "received_counts"}
     assert all(0 <= value <= 1 for value in worst.values())
     assert max(worst.values()) > 0
 
@@ -113,12 +115,47 @@ def test_a_count_that_is_off_by_one_is_refused(name: str, made: Made) -> None:
 
 
 def test_missing_statistics_are_refused(made: Made) -> None:
-    refused(made, replace(made[2], lookup={}), "lookups are")
+    refused(made, replace(made[2], lookup={}), "lookup has")
     lookup = {**made[2].lookup, "induction": made[2].lookup["duplicate_token"]}
     refused(made, replace(made[2], lookup=lookup), "lookup.induction is off by")
     refused(made, replace(made[2], thumbnail=None), "thumbnail is missing")
     with pytest.raises(MismatchError, match="thumbnail is there"):
         assert_statistics_close(made[2], replace(made[3], thumbnail=None), made[4])
+
+
+def test_another_key_is_no_argmax(made: Made) -> None:
+    found = made[2].argmax
+    assert found is not None
+    best = made[4].pattern.argmax(-1)
+    assert torch.equal(found[:, :, 20:], best[:, :, 20:])
+    refused(
+        made, replace(made[2], argmax=(found - 1).clamp(min=0).where(found >= 0, found)), "weighs less than another"
+    )
+    refused(made, replace(made[2], argmax=found.clamp(min=0)), "−1 in other rows")
+
+
+def test_counts_that_are_off_are_refused(made: Made) -> None:
+    found = made[2].received_counts
+    assert found is not None
+    refused(made, replace(made[2], received_counts=found + 1), "received_counts above 0.05 are off")
+    refused(made, replace(made[2], received_counts=found.flip(2)), "received_counts above 0.05 are off")
+
+
+@pytest.mark.parametrize("name", EFFECTS)
+def test_effects_of_other_heads_are_refused(name: str, made: Made) -> None:
+    effects = made[2].effects
+    assert effects is not None
+    refused(made, replace(made[2], effects={**effects, name: effects[name].roll(1, 1)}), f"effects.{name} is off by")
+    refused(made, replace(made[2], effects={**effects, name: -effects[name]}), f"effects.{name} is off by")
+
+
+def test_streaming_sums_that_are_off_are_refused(made: Made) -> None:
+    request = replace(made[1], parts=False)
+    truth, found = reference.statistics(made[0], request)[1], blockwise(made[0], request)[1]
+    assert assert_statistics_close(found, truth, made[4])["streaming"] < 0.1
+    assert found.streaming is not None
+    with pytest.raises(MismatchError, match="streaming is off by"):
+        assert_statistics_close(replace(found, streaming=found.streaming * 1.05), truth, made[4])
 
 
 def test_a_mask_that_is_off_by_one_is_refused(made: Made) -> None:

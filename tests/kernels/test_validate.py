@@ -41,6 +41,24 @@ MALFORMED: dict[str, tuple[Callable[[Attention], Attention], str]] = {
     "beyond": (lambda c: replace(c, mask=Mask(lengths=torch.tensor([[0, 9], [0, 8]]))), "first <= end <= 8"),
     "soft cap": (lambda c: replace(c, score=Score(1.0, softcap=0.0)), "softcap is 0.0; wanted a positive number"),
     "sinks": (lambda c: replace(c, score=Score(1.0, sinks=torch.zeros(3))), r"sinks has shape \[3\]; wanted \[4\]"),
+    "slopes": (lambda c: replace(c, score=Score(1.0, slopes=torch.zeros(3))), r"slopes has shape \[3\]; wanted \[4\]"),
+    "temperature": (
+        lambda c: replace(c, score=Score(1.0, temperature=torch.ones(2, 7))),
+        r"temperature has shape \[2, 7\]; wanted \[2, 8\]",
+    ),
+    "cold": (lambda c: replace(c, score=Score(1.0, temperature=torch.zeros(2, 8))), "temperature is not positive"),
+    "documents": (
+        lambda c: replace(c, mask=Mask(documents=torch.zeros(2, 8))),
+        r"documents is torch.float32 of shape \[2, 8\]; wanted integers \[2, 8\]",
+    ),
+    "falling documents": (
+        lambda c: replace(c, mask=Mask(documents=torch.arange(16).view(2, 8).flip(1))),
+        "documents fall somewhere",
+    ),
+    "documents past the end": (
+        lambda c: replace(c, mask=Mask(causal=False, query_offset=1, documents=torch.zeros(2, 8, dtype=torch.long))),
+        "documents name 8 positions but the last query stands at 8",
+    ),
     "sigmoid sinks": (
         lambda c: replace(c, score=Score(1.0, sinks=torch.zeros(4), sigmoid=True)),
         "learned sink beside sigmoid attention is not defined",
@@ -67,6 +85,25 @@ def test_a_malformed_call_is_refused_everywhere(name: str, call: Call) -> None:
 def test_a_malformed_request_is_refused(wrong: dict[str, Any], call: Call) -> None:
     with pytest.raises(KernelError, match="wanted >= 0, >= 1, >= 0"):
         validate(call(8), Request(**wrong))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"thresholds": (-0.1,)}, "thresholds are"),
+        ({"direction": torch.zeros(2, 4, 8, 15)}, r"direction is torch.float32 of shape \[2, 4, 8, 15\] on cpu"),
+        ({"direction": torch.zeros(2, 4, 8, 16, dtype=torch.long)}, "direction is torch.int64"),
+        (
+            {"direction": torch.zeros(2, 4, 8, 16), "mean": torch.zeros(4, 16)},
+            r"mean is torch.float32 of shape \[4, 16\]",
+        ),
+        ({"mean": torch.zeros(1, 4, 1, 16)}, "mean is given without a direction"),
+    ],
+)
+def test_what_a_request_adds_must_fit(wrong: dict[str, Any], message: str, call: Call) -> None:
+    with pytest.raises(KernelError, match=message):
+        validate(call(8), Request(**wrong))
+    validate(call(8), Request(direction=torch.zeros(2, 4, 8, 16), mean=torch.zeros(1, 4, 1, 16)))
 
 
 def test_labels_that_do_not_fit_are_refused_by_name(call: Call) -> None:
