@@ -58,7 +58,7 @@ class Running:
 
     def verify(self) -> None:
         """Prove the hook points before any number is believed. Raises HookError by name."""
-        if not self.is_lens:  # the lens instrument proves its own at every start
+        if not self.is_lens:  # the lens instrument proves its own
             chosen = set(self.sites)
             verify(self.model, sites=lambda site: site in chosen)  # type: ignore[arg-type]
 
