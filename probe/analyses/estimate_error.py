@@ -51,7 +51,7 @@ class Means:
 
     def farther(self, cut: float) -> Float[np.ndarray, "U"]:
         """Probability that the mean effect is farther from 0 than `cut` ≥ 0, on either side."""
-        return self.above(cut) + 1.0 - self.above(-cut)
+        return np.asarray(self.above(cut) + 1.0 - self.above(-cut))
 
     def interval(self, level: float = 0.95) -> tuple[Float[np.ndarray, "U"], Float[np.ndarray, "U"]]:
         """Interval of each unit alone; no width where it was measured on all prompts."""

@@ -9,11 +9,17 @@ import numpy as np
 import pytest
 import torch
 
+from probe.analyses.exact import ExactSweep
 from probe.analyses.gradient import gradient
+from probe.analyses.replacement import replacement
+from probe.analyses.units import named, units_of
 from probe.errors import TokensError
 from probe.hooks.attention import instrument
 from probe.hooks.edit_rules import Zero
 from probe.hooks.edits import Edit, edit
+from probe.models import load
+from probe.running import Running
+from probe.tasks.build import build
 from probe.tasks.evaluate import logits_at
 from probe.tasks.metrics import measure
 from probe.tasks.task import clean_ids, corrupted_ids, metric_positions
@@ -197,3 +203,52 @@ def test_what_says_nothing_is_refused_by_name(make_llama, make_task):
             gradient(model, task, EVERY, lambda _layer: Zero(), **options)
     with pytest.raises(TokensError, match="no prompts"):
         gradient(model, make_task(), slice(5, 9), lambda _layer: Zero())
+
+
+def mean_gradient(loaded, task, **options):
+    """[L, H, N] attributions in mode `mean`."""
+    made = replacement(Running(loaded.model), task, "mean")
+    return gradient(loaded.model, task, EVERY, lambda layer: made.rule(layer, EVERY), **options)
+
+
+def test_the_planted_name_mover_carries_the_names_task():
+    loaded = load("planted")
+    task = build("names", loaded, prompts=8)
+    found = mean_gradient(loaded, task, paths=("q", "k"))
+    z, q = found.z.mean(2), found.paths["q"].mean(2)
+    assert np.unravel_index(np.abs(z).argmax(), z.shape) == (2, 2)
+    # It copies the answer to the output, which nothing bends after it but the norm: nearly all of the metric.
+    assert 0.9 < z[2, 2] / found.clean.mean() < 1.1
+    assert np.sort(np.abs(z).ravel())[-2] < 0.1 * z[2, 2]
+    # With the twin's query it looks for the other name: the answer and the wrong one change places.
+    assert q[2, 2] == pytest.approx(2 * found.clean.mean(), rel=0.1)
+    assert np.delete(np.abs(q).ravel(), 18).max() < 0.01 * q[2, 2]
+
+
+def test_the_planted_negative_head_has_the_opposite_sign():
+    """The loss is saturated (1e-6), and so are the gradients; their signs and order are right all the same."""
+    loaded = load("planted")
+    task = build("induction", loaded, prompts=4)
+    z = mean_gradient(loaded, task).z.mean(2)
+    order = np.argsort(-np.abs(z).ravel())
+    assert order[:2].tolist() == [8, 9]  # L1H0 and L1H1
+    assert z[1, 0] > 0 > z[1, 1]
+
+
+@pytest.mark.real
+def test_on_a_real_model_late_heads_agree_with_removal():
+    """SmolLM2 on IOI: the last layers' heads have little above them that bends, so that the estimate is close."""
+    loaded = load("smollm2-135m")
+    task = build("ioi", loaded, prompts=8)
+    running = Running(loaded.model)
+    made = replacement(running, task, "mean")
+    found = gradient(loaded.model, task, EVERY, lambda layer: made.rule(layer, EVERY)).z
+    units = named(units_of(running, "head"), [f"L29H{head}" for head in range(9)])
+    sweep = ExactSweep(running, task)
+    exact = sweep.clean(EVERY) - sweep.ablated(units, made, EVERY)
+    strong = np.abs(exact.mean(1)) > 0.3
+    assert strong.sum() >= 2
+    # What is left of the network bends the metric by the final norm alone.
+    assert found[29][strong].mean(1) == pytest.approx(exact[strong].mean(1), rel=0.1)
+    order = np.argsort(-np.abs(found.mean(2)).ravel())[:5]
+    assert {23 * 9 + 3, 29 * 9 + 1} <= set(order.tolist())
