@@ -122,6 +122,7 @@ def planted_llama(*, max_length: int = 4096, seed: int = 0, shuffled: bool = Fal
         weights[f"{block}.self_attn.o_proj.weight"] = outputs.transpose(0, 1).flatten(1)
         weights[f"{block}.mlp.down_proj.weight"] = torch.zeros(512, 8)
     with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)  # the start of the unused MLP, which the weight hash covers
         model = LlamaForCausalLM(config)
     _write(model, weights)
     return model
@@ -174,6 +175,7 @@ def planted_gpt2(*, max_length: int = 4096, seed: int = 0, shuffled: bool = Fals
         weights[f"{block}.attn.c_proj.weight"] = outputs.transpose(1, 2).flatten(0, 1)
         weights[f"{block}.mlp.c_proj.weight"] = torch.zeros(8, 1024)
     with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)  # the start of the unused MLP, which the weight hash covers
         model = GPT2LMHeadModel(config)
     _write(model, weights)
     return model
