@@ -91,6 +91,13 @@ class Ledger:
         found = self._results.get(piece.key)
         return None if found is None else found.copy()
 
+    def result(self, piece: Piece) -> np.ndarray:
+        """As `get`. Raises ResultsError where there is none."""
+        found = self.get(piece)
+        if found is None:
+            raise ResultsError(f"{self.path} has no result of the piece {piece.key}; it was asked for and not computed")
+        return found
+
     def put(self, piece: Piece, result: np.ndarray) -> None:
         """Append the result and wait until the disk has it.
 
@@ -173,6 +180,17 @@ class Ledger:
         except OSError as error:
             raise ResultsError(f"{self.path}: cannot be written ({error.strerror}); name another folder") from error
         self.notice = f"{self.path.name}: the end was torn (line {number}); cut, {len(self)} results kept"
+
+
+def keys_in(folder: Path) -> frozenset[str]:
+    """Keys of the whole lines in a folder's ledger, without a lock: another process may be writing it."""
+    try:
+        lines = io.BytesIO((folder / LEDGER_FILE).read_bytes()).readlines()
+    except FileNotFoundError:
+        return frozenset()
+    except OSError as error:
+        raise ResultsError(f"{folder / LEDGER_FILE}: cannot be read ({error.strerror}); name another folder") from error
+    return frozenset(found[0] for line in lines if (found := _parsed(line)) is not None)
 
 
 def _work(key: str, result: np.ndarray) -> bytes:

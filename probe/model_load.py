@@ -37,9 +37,12 @@ _LIBRARY_ERRORS = (
 
 
 def from_folder(
-    folder: Path, dtype: torch.dtype, name: str | None = None
+    folder: Path, dtype: torch.dtype, name: str | None = None, *, device_map: str | None = None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase | None]:
-    """The model and tokenizer of a local folder; `name` for messages. Raises `ModelError`."""
+    """The model and tokenizer of a local folder; `name` for messages, `device_map` as transformers takes it.
+
+    Raises `ModelError`.
+    """
     name = name or folder.name
     config = check_folder(folder, name)
     with _library(name):
@@ -50,6 +53,7 @@ def from_folder(
             trust_remote_code=False,
             local_files_only=True,
             output_loading_info=True,
+            device_map=device_map,
         )
     absent = sorted(report["missing_keys"])
     if absent:

@@ -21,6 +21,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from probe import model_cache
 from probe.errors import ModelError
 from probe.model_load import from_folder, from_gguf, quiet
+from probe.model_spread import check_map, check_spread
 from probe.model_state import cast_weights, check_finite, checked_device, checked_dtype, place, weight_hash
 from probe.planted import planted_gpt2, planted_llama
 from probe.planted_words import planted_tokenizer
@@ -63,18 +64,23 @@ def load(
     *,
     dtype: str = "float32",
     device: str = "cpu",
+    device_map: str | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> Loaded:
     """The model of that name; a loaded transformers model or a TransformerLens bridge is taken as it is.
 
-    `dtype`: float64, float32, bfloat16 or float16, and `device`, are for models loaded by name. `tokenizer`
-    takes the place of the model's own. Raises `ModelError`, one line, where there is no such model, or it
-    cannot be read, trusted or run here.
+    `dtype`: float64, float32, bfloat16 or float16, and `device`, are for models loaded by name. `device_map`, in
+    place of `device`: spread the layers of a folder's or the hub's model over the devices that are here ("auto",
+    "balanced", …, as accelerate knows them). `tokenizer` takes the place of the model's own. Raises `ModelError`,
+    one line, where there is no such model, or it cannot be read, trusted or run here.
     """
     if isinstance(name, nn.Module):
         return _taken(name, tokenizer)
     wanted, where = checked_dtype(dtype), checked_device(device)
     text = str(name)
+    if device_map is not None:
+        check_map(device_map, device)
+        return _spread(text, wanted, device_map, tokenizer)
     if text in PLANTED:
         model = PLANTED[text][1]()
         cast_weights(model, wanted)
@@ -119,14 +125,31 @@ def _ready(
     tokenizer: PreTrainedTokenizerBase | None,
     name: str,
     source: str,
-    device: torch.device,
+    device: torch.device | None,
 ) -> Loaded:
+    """Checked and hashed; moved to `device` (None: it is where it should be)."""
     model.train(False)
     model.requires_grad_(False)
     check_finite(model)
     found = weight_hash(model)
-    place(model, device)
+    if device is not None:
+        place(model, device)
     return Loaded(model, tokenizer, name, source, found)
+
+
+def _spread(
+    name: str, dtype: torch.dtype, device_map: str, tokenizer: PreTrainedTokenizerBase | None
+) -> Loaded:
+    """A folder's or the hub's model over several devices."""
+    path = Path(name).expanduser()
+    if name in PLANTED or name == model_cache.SMOLLM2 or path.is_file():
+        raise ModelError(f"device_map: {name!r} fits one device, and is no folder or hub id; use device")
+    folder, shown, source = (
+        (path.absolute(), path.absolute().name, "local folder") if path.is_dir() else (_snapshot(name), name, "hub")
+    )
+    model, own = from_folder(folder, dtype, shown, device_map=device_map)
+    check_spread(model, device_map)
+    return _ready(model, tokenizer or own, shown, source, None)
 
 
 def _from_path_or_hub(

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import platform
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,7 +10,6 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from probe.analyses.needles import NEEDLES, Needle, word_needles
@@ -22,6 +19,7 @@ from probe.analyses.retrieval_result import RetrievalResult
 from probe.errors import TokensError
 from probe.hooks.spec import spec_of
 from probe.job import Job, reproduced
+from probe.machine import machine, now
 from probe.models import Loaded, load
 from probe.planted_prompts import planted_text
 from probe.planted_words import NEEDLE_WORDS, planted_words
@@ -82,7 +80,7 @@ def run(job: Job, *, say: Say, progress: Progress = silent) -> Outcome:
                 found = retrieval(loaded, haystack, progress=progress, **_grid(job, loaded))
         with _timed(seconds, "write"):
             _write(job, loaded, results, table, found, tokens, outcome)
-        results.run = {"seconds": seconds, "machine": _machine(), "finished": _now()}
+        results.run = {"seconds": seconds, "machine": machine(), "finished": now()}
         outcome.files = sorted([*(path.name for path in results.path.iterdir()), "run.json"])
     return outcome
 
@@ -228,19 +226,3 @@ def _timed(seconds: dict[str, float], what: str) -> Iterator[None]:
     begun = time.monotonic()
     yield
     seconds[what] = time.monotonic() - begun
-
-
-def _machine() -> dict[str, Any]:
-    return {
-        "system": platform.platform(),
-        "processor": platform.processor() or platform.machine(),
-        "cpus": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "torch": torch.__version__,
-    }
-
-
-def _now() -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

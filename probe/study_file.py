@@ -31,10 +31,11 @@ class TaskAsk:
 class Study:
     """Every model × task × mode × method × seed, and what they share.
 
-    unit: what is removed at once. positions: "all", or the name of a place such as END. phase: where the edit
-    acts. curve: whether heads are also removed one after the other. top: how many of the strongest heads `hybrid`
-    must be certain of. prompts, corruption, metric, length, text: of every task, unless `task` has its own.
-    dtype, device, device_map: as `probe.load` takes them.
+    criteria: importance criteria to compute beside, and to compare in the removal curve. unit: what is removed at
+    once. positions: "all", or the name of a place such as END. phase: where the edit acts. curve: whether heads are
+    also removed one after the other. top: how many of the strongest heads `hybrid` must be certain of. prompts,
+    corruption, metric, length, text: of every task, unless `task` has its own. dtype, device, device_map: as
+    `probe.load` takes them.
     """
 
     models: tuple[str, ...]
@@ -42,6 +43,7 @@ class Study:
     modes: tuple[str, ...] = ("mean",)
     methods: tuple[str, ...] = ("exact",)
     seeds: tuple[int, ...] = (0,)
+    criteria: tuple[str, ...] = ()
     prompts: int = 64
     corruption: str | None = None
     metric: str | None = None
@@ -166,9 +168,9 @@ def _count_or_none(name: str, value: object) -> None:
         _count(name, value)
 
 
-def _list(name: str, value: object, check: Callable[[str, object], None]) -> None:
-    if not isinstance(value, tuple) or not value:
-        raise StudyError(f"{name}: found {value!r}, wanted a list of at least one")
+def _list(name: str, value: object, check: Callable[[str, object], None], least: int = 1) -> None:
+    if not isinstance(value, tuple) or len(value) < least:
+        raise StudyError(f"{name}: found {value!r}, wanted a list of {least} or more")
     for one in value:
         check(name, one)
     twice = [one for one in value if value.count(one) > 1]
@@ -178,6 +180,10 @@ def _list(name: str, value: object, check: Callable[[str, object], None]) -> Non
 
 def _texts(name: str, value: object) -> None:
     _list(name, value, _text)
+
+
+def _some_texts(name: str, value: object) -> None:
+    _list(name, value, _text, 0)
 
 
 def _seeds(name: str, value: object) -> None:
@@ -195,6 +201,7 @@ _CHECKS: dict[str, Callable[[str, object], None]] = {
     "modes": _texts,
     "methods": _texts,
     "seeds": _seeds,
+    "criteria": _some_texts,
     "prompts": _count,
     "corruption": _text_or_none,
     "metric": _text_or_none,

@@ -11,7 +11,7 @@ from typing import Any
 
 from probe.errors import ResultsError
 from probe.formats import canonical, plain
-from probe.ledger import Ledger
+from probe.ledger import Ledger, keys_in
 from probe.lock import LOCK_FILE, locked
 from probe.store import RUN_FILE, aside, identity, write_file
 
@@ -46,6 +46,12 @@ def study_folder(
 def check_folder(folder: Path, asked: Mapping[str, Any], *, fresh: bool = False) -> None:
     """Raise ResultsError where `study_folder` would, before any work; nothing is written."""
     _ours(Path(os.path.realpath(folder)), asked, fresh)
+
+
+def remembered(folder: Path, asked: Mapping[str, Any]) -> frozenset[str]:
+    """Keys of the pieces that a folder of this study has results of; none where it holds another. Read only."""
+    place = Path(os.path.realpath(folder))
+    return frozenset() if _problem(place, asked) is not None else keys_in(place)
 
 
 def write_run(folder: Path, asked: Mapping[str, Any], run: Mapping[str, Any]) -> None:

@@ -52,6 +52,7 @@ def test_what_is_left_out_has_a_default():
 def test_every_field_can_be_asked_and_is_written_down():
     other = {
         "models": ("b",), "tasks": ("x", "y"), "modes": ("zero",), "methods": ("hybrid",), "seeds": (3,), "prompts": 5,
+        "criteria": ("output_norm",),
         "corruption": "c", "metric": "accuracy", "length": 9, "text": "t", "unit": "layer", "positions": "S2",
         "phase": "decode", "curve": False, "top": 3, "dtype": "float64", "device": "cuda", "device_map": "auto",
         "task": {"y": {"prompts": 7}},
@@ -78,7 +79,7 @@ def test_written_and_read_it_is_the_same(model, task):
     ("change", "message"),
     [
         ({"modles": ["x"]}, r"unknown key 'modles'; known are models, tasks, modes"),
-        ({"models": []}, "models: found .*wanted a list of at least one"),
+        ({"models": []}, "models: found .*wanted a list of 1 or more"),
         ({"models": "planted"}, "models: found 'planted', wanted a list"),
         ({"models": [1]}, "models: found 1, wanted a text"),
         ({"models": ["a", "a"]}, "found 'a' twice"),
