@@ -125,7 +125,7 @@ def _agreement(study: TaskStudy, index: int) -> Finding:
     first, second = study.effects[index], study.effects[place]
     text = f"{first.mode.replace('_', ' ').capitalize()} ablation: "
     text += agreement_in_words(agreed, first.method, second.method)
-    text += f" Cost in layer-forwards: {first.layer_forwards:,.0f}, and {second.layer_forwards:,.0f} for {second.method}."
+    text += f" Cost in layer-forwards: {first.layer_forwards:,.0f}; {second.method}: {second.layer_forwards:,.0f}."
     return Finding(f"{first.method.capitalize()} against {second.method}", f"{len(agreed.shared)}/{agreed.top}", text)
 
 

@@ -145,7 +145,7 @@ def _parts(
         )
     }
     for index, study in enumerate(studies):
-        parts[f"ablation-{index}"] = (f"Ablation: {study.task.name}", ablation_part(study, index))
+        parts[f"ablation-{index}"] = (f"Ablation: {study.task.name}", ablation_part(study, index, table.metadata))
     parts["maps"] = ("Maps", _maps(table))
     if whole:
         sinks = sections.sinks_part(first_token(table, tokens), later_sinks(table, tokens), tokens is not None)

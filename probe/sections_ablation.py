@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import plotly.graph_objects as go
 
@@ -60,11 +61,14 @@ _STATISTICS = (
 )
 
 
-def ablation_part(study: TaskStudy, index: int = 0) -> Html:
-    """One task's section; `index` tells the figures of several tasks apart."""
+def ablation_part(study: TaskStudy, index: int = 0, metadata: Mapping[str, Any] | None = None) -> Html:
+    """One task's section; `index` tells the figures of several tasks apart.
+
+    metadata: the table's, whose `positions`, `phase` and `given` say where heads were removed and what was gone.
+    """
     return section(
         f"ablation-{index}", f"Without a head: {study.task.name}",
-        *_asked(study), *_example(study),
+        *_asked(study, metadata or {}), *_example(study),
         *_lead(study, index), el("h3", f"The strongest {study.noun}"), _top(study), *_others(study, index),
         *_removal(study, index), *_methods(study),
     )  # fmt: skip
@@ -86,7 +90,7 @@ def ablation_figures(study: TaskStudy, index: int = 0) -> dict[str, go.Figure]:
     return drawn
 
 
-def _asked(study: TaskStudy) -> list[Html]:
+def _asked(study: TaskStudy, metadata: Mapping[str, Any]) -> list[Html]:
     """The task, the metric and how well the model does, in sentences."""
     task = study.task
     question = f"{study.question}. " if study.question else ""
@@ -94,10 +98,22 @@ def _asked(study: TaskStudy) -> list[Html]:
     twins = f" Each has a corrupted twin ({corruption})." if task.paired and corruption else ""
     text = (
         f"{question[:1].upper()}{question[1:]}{study.counted}{few(study)}, {task.length} tokens each, made from seed "
-        f"{task.seed}.{twins} Judged by {task.metric}: {METRIC_WORDS[task.metric]}, in {study.unit}; higher is better."
+        f"{task.seed}.{twins} Judged by {task.metric}: {METRIC_WORDS[task.metric]}, in {study.unit}; higher is "
+        f"better.{_where(metadata)}"
     )
     done = study.baseline is None or study.baseline.able
     return [el("p", text), el("p", told_able(study), class_=None if done else "note")]
+
+
+def _where(metadata: Mapping[str, Any]) -> str:
+    """What is not as usual: positions, phase, heads gone throughout."""
+    text, positions, given = "", metadata.get("positions", "all"), metadata.get("given", ())
+    if positions != "all":
+        where = positions if isinstance(positions, str) else ", ".join(str(place) for place in positions)
+        text += f" Heads are removed at {where} only."
+    if (phase := metadata.get("phase", "both")) != "both":
+        text += f" Heads are removed at {phase} only."
+    return text + (f" Gone throughout: {', '.join(given)}." if given else "")
 
 
 LONGEST = 600

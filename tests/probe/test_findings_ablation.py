@@ -77,7 +77,7 @@ def test_an_estimate_is_judged_by_what_was_measured(ablation_study: TaskStudy) -
     found = by_title(ablation_study)["Gradient against exact"]
     assert found.figure == "9/10"
     assert "Missed: L20H3. Wrong by more than half of the measured effect: L20H3." in found.text
-    assert "Cost in layer-forwards: 120, and 4,185 for exact." in found.text
+    assert "Cost in layer-forwards: 120; exact: 4,185." in found.text
 
 
 def test_an_estimate_alone_says_that_nothing_was_measured(make_study: Callable[..., TaskStudy]) -> None:

@@ -92,3 +92,11 @@ def test_the_strongest_stand_in_order_with_what_others_say(ablation_study: TaskS
 def test_a_task_not_done_is_a_note(make_study: Callable[..., TaskStudy]) -> None:
     markup = ablation_part(make_study(right=0.5))
     assert re.search(r'<p class="note">Right: 0.50 .*NO BETTER THAN GUESSING', markup)
+
+
+def test_what_is_not_as_usual_is_said(ablation_study: TaskStudy) -> None:
+    usual = words(ablation_part(ablation_study, 0, {"positions": "all", "phase": "both", "given": []}))
+    assert " only." not in usual
+    assert "Gone throughout" not in usual
+    other = words(ablation_part(ablation_study, 0, {"positions": [3, 4], "phase": "decode", "given": ["L0H3"]}))
+    assert "removed at 3, 4 only. Heads are removed at decode only. Gone throughout: L0H3." in other
