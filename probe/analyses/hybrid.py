@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -128,11 +129,11 @@ class _Race:
         return wanted
 
     def extend(self, wanted: Int[np.ndarray, "U"]) -> None:
-        """Measure every unit up to its wanted number of prompts; units that lack the same prompts go together."""
-        steps = {(int(a), int(b)) for a, b in zip(self.measured, wanted, strict=True) if a < b}
-        for now, then in sorted(steps):
-            units = np.flatnonzero((self.measured == now) & (wanted == then))
-            for prompts in _runs(np.sort(self._order[now:then])):
+        """Measure every unit up to its wanted number of prompts, all that lack a prompt together: it is met once."""
+        ends = np.unique(np.concatenate([self.measured, wanted]))
+        for now, then in pairwise(ends):
+            units = np.flatnonzero((self.measured <= now) & (wanted >= then))
+            for prompts in _runs(np.sort(self._order[now:then])) if len(units) else ():
                 found = self._measure(units.tolist(), prompts)
                 if not np.isfinite(found).all():
                     bad = units[~np.isfinite(found).all(axis=1)][0]
