@@ -19,7 +19,7 @@ def found() -> Ablation:
 
 def test_the_findings_name_the_heads_that_carry_the_task(found: Ablation) -> None:
     needed = next(finding for finding in ablation_findings(found.study) if "needs" in finding.title)
-    # PLANTED: the duplicate-token head, the S-inhibition head that reads it, and the name mover; one missing, none left.
+    # PLANTED: the duplicate-token head, the S-inhibition head that reads it, and the name mover that reads that.
     assert {head.split()[0] for head in needed.heads[:3]} == {"L0H3", "L1H2", "L2H2"}
     assert not any(" q = " in head for head in needed.heads[:3])
 
