@@ -63,7 +63,8 @@ def with_effects(table: HeadTable, found: Sequence[Effects], tasks: Mapping[str,
         table = table.with_columns(_columns(table, name, one, tasks[one.task], seed))
         about[name] = {
             "task": one.task, "metric": tasks[one.task].metric, "mode": one.mode, "method": one.method,
-            "prompts": len(one.clean), "clean": float(one.clean.mean()),
+            "prompts": len(one.clean), "clean": float(one.clean.mean()), "notes": list(one.notes),
+            "layer_forwards": one.layer_forwards,
         }  # fmt: skip
     return HeadTable(table.frame, table.profiles, {**table.metadata, "effects": about})
 

@@ -23,6 +23,7 @@ class Effects:
     ablated: [units, N] the metric with that unit removed; NaN where it was not measured. An estimating method
     gives clean − estimate, so that `effect` has one meaning and one sign everywhere: positive = the unit helps.
     layer_forwards: the cost; one is one block run over all of the task's prompts, a backward through it counts 2.
+    notes: what was decided on the way, in words: where means come from, how certain `hybrid` is.
     """
 
     task: str
@@ -32,6 +33,7 @@ class Effects:
     clean: Float[np.ndarray, "N"]
     ablated: Float[np.ndarray, "units N"]
     layer_forwards: float
+    notes: tuple[str, ...] = ()
 
     @property
     def effect(self) -> Float[np.ndarray, "units N"]:

@@ -26,35 +26,43 @@ MEANS = ("mean", "mean_all", "mean_corrupted", "mean_token")
 @dataclass(frozen=True)
 class Means:
     """What stands at every place: `tables[layer]` [groups, H, T or 1, Dv] in the model's dtype, and the group of
-    every measured prompt. note: where the means come from.
+    every measured prompt.
     """
 
     tables: dict[int, Float[Tensor, "groups H #T Dv"]]
     group: Int[Tensor, "N"]
-    note: str
 
 
 def means_of(running: Running, task: Task, mode: str) -> Means:
     """The means of a mode of METRICS, Studies, from one run over the prompts that they are taken from.
 
-    Deviation, where METRICS is silent: `mean_token` at a token that those prompts do not show is `mean_all`; the
-    note says how often. Raises TokensError where a mean would be over no other prompt.
+    Where METRICS is silent: `mean_token` at a token that those prompts do not show is `mean_all`; `means_note` says
+    how often. Raises TokensError where a mean would be over no other prompt.
     """
     sources, held_out = _sources(task, mode)
     ids = corrupted_ids(sources) if mode == "mean_corrupted" else clean_ids(sources)
-    whence = f"over {len(sources)} " + (
-        "held-out prompts" if held_out else "measured prompts, each left out of its own"
-    )
     if mode == "mean_token":
-        return _by_token(running, task, ids, held_out, whence)
+        return _by_token(running, task, ids, held_out)
     labels, groups = _groups(task, sources, mode)
     sums = _Sums(labels, len(groups), everywhere=mode == "mean_all", own=not held_out)
     observe(running, ids, sums.add)
-    note = f"{mode}: {whence}, {len(groups)} template{'s' if len(groups) > 1 else ''}"
     if held_out:
         where = torch.tensor([groups[_label(prompt, mode)] for prompt in task.prompts])
-        return Means(sums.means(), where, note)
-    return Means(sums.leave_one_out(), torch.arange(len(task.prompts)), note)
+        return Means(sums.means(), where)
+    return Means(sums.leave_one_out(), torch.arange(len(task.prompts)))
+
+
+def means_note(task: Task, mode: str) -> str:
+    """Where a mode's means come from, in words; nothing is run. Raises TokensError as `means_of` does."""
+    sources, held_out = _sources(task, mode)
+    whence = "held-out prompts" if held_out else "measured prompts, each left out of its own"
+    note = f"{mode}: over {len(sources)} {whence}"
+    if mode == "mean_token":
+        _, _, _, left = _tokens(clean_ids(sources), clean_ids(task.prompts), own=not held_out)
+        unseen = float((left == 0).double().mean())
+        return f"{note}; {unseen:.0%} of the places hold a token that those do not show: mean_all there"
+    count = len(_groups(task, sources, mode)[1])
+    return f"{note}, {count} template{'s' if count > 1 else ''}"
 
 
 def observe(running: Running, ids: Int[Tensor, "N T"], see: Callable[[AttentionCall, Tensor, slice], None]) -> None:
@@ -148,17 +156,15 @@ class _Sums:
         return result
 
 
-def _by_token(running: Running, task: Task, ids: Int[Tensor, "M T"], held_out: bool, whence: str) -> Means:
+def _by_token(running: Running, task: Task, ids: Int[Tensor, "M T"], held_out: bool) -> Means:
     """The mean of z over all places ≥ 1 of the sources that hold the same token.
 
     A token that the sources do not show (leaving the prompt itself out) has the mean over all places ≥ 1.
     """
     wanted = clean_ids(task.prompts)
-    tokens, index = torch.unique(torch.cat([ids, wanted]), return_inverse=True)
-    source, target = index[: len(ids)], index[len(ids) :]
-    size, own = len(tokens), not held_out
-    counts = torch.bincount(source[:, 1:].flatten(), minlength=size)
-    left = counts[target] - (_own_counts(target, size) if own else 0)
+    own = not held_out
+    source, target, counts, left = _tokens(ids, wanted, own=own)
+    size = len(counts)
     sums: dict[int, Tensor] = {}
     dtypes: dict[int, torch.dtype] = {}
     mine: dict[int, list[Tensor]] = {}
@@ -186,11 +192,17 @@ def _by_token(running: Running, task: Task, ids: Int[Tensor, "M T"], held_out: b
         seen = left.to(total.device)[:, :, None, None]
         mean = torch.where(seen > 0, value / seen.clamp(min=1), everything / number)
         tables[layer] = mean.transpose(1, 2).to(dtypes[layer])
-    unseen = float((left == 0).double().mean())
-    note = f"mean_token: {whence}; {unseen:.0%} of the places hold a token that those do not show: mean_all there"
-    return Means(tables, torch.arange(len(wanted)), note)
+    return Means(tables, torch.arange(len(wanted)))
 
 
-def _own_counts(target: Int[Tensor, "N T"], size: int) -> Int[Tensor, "N T"]:
-    """How often the token at each place stands at places ≥ 1 of its own prompt."""
-    return (target[:, :, None] == target[:, None, 1:]).sum(-1)
+def _tokens(
+    ids: Int[Tensor, "M T"], wanted: Int[Tensor, "N T"], *, own: bool
+) -> tuple[Int[Tensor, "M T"], Int[Tensor, "N T"], Int[Tensor, "tokens"], Int[Tensor, "N T"]]:
+    """Source and wanted ids numbered alike; how often each token stands at places ≥ 1 of the sources; and for every
+    wanted place how often its token does, the prompt itself left out where the sources are its `own`.
+    """
+    tokens, index = torch.unique(torch.cat([ids, wanted]), return_inverse=True)
+    source, target = index[: len(ids)], index[len(ids) :]
+    counts = torch.bincount(source[:, 1:].flatten(), minlength=len(tokens))
+    mine = (target[:, :, None] == target[:, None, 1:]).sum(-1) if own else 0
+    return source, target, counts, counts[target] - mine

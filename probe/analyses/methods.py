@@ -10,6 +10,7 @@ from jaxtyping import Float
 from probe.analyses.effects import Effects
 from probe.analyses.hybrid import hybrid
 from probe.analyses.pieces import Ask, Piece
+from probe.analyses.replacement import replacement_note
 from probe.analyses.units import Unit
 from probe.analyses.workbench import Workbench
 from probe.errors import TokensError
@@ -23,8 +24,9 @@ def effects(bench: Workbench, mode: str, method: str, ask: Ask, *, top: int = 10
     if method not in METHODS:
         raise TokensError(f"method {method!r}; wanted one of {', '.join(METHODS)}")
     clean, cost = clean_scores(bench, mode, ask)
-    ablated, spent = METHODS[method](bench, mode, ask, clean, top, seed)
-    return Effects(bench.task.name, mode, method, bench.units, clean, ablated, cost + spent)
+    ablated, spent, *notes = METHODS[method](bench, mode, ask, clean, top, seed)
+    said = (replacement_note(bench.task, mode), *notes)
+    return Effects(bench.task.name, mode, method, bench.units, clean, ablated, cost + spent, said)
 
 
 def clean_scores(bench: Workbench, mode: str, ask: Ask) -> tuple[Float[np.ndarray, "N"], float]:
@@ -47,7 +49,8 @@ def removed(
     return result, sum(bench.cost(piece) for piece in pieces)
 
 
-Answer = tuple[Float[np.ndarray, "units N"], float]
+Answer = tuple[Float[np.ndarray, "units N"], float] | tuple[Float[np.ndarray, "units N"], float, str]
+"""The metric with each unit removed, the cost in layer-forwards, and what is to be said about it."""
 
 
 def _exact(bench: Workbench, mode: str, ask: Ask, clean: np.ndarray, top: int, seed: int) -> Answer:
@@ -64,7 +67,7 @@ def _estimate(method: str) -> Callable[[Workbench, str, Ask, np.ndarray, int, in
 
 
 def _hybrid(bench: Workbench, mode: str, ask: Ask, clean: np.ndarray, top: int, seed: int) -> Answer:
-    ablated, spent = _estimate("gradient")(bench, mode, ask, clean, top, seed)
+    ablated, spent, *_ = _estimate("gradient")(bench, mode, ask, clean, top, seed)
     costs = np.array([bench.sweep.cost(unit) for unit in bench.units])
 
     def measure(chosen: Sequence[int], prompts: slice) -> Float[np.ndarray, "chosen n"]:
@@ -72,7 +75,10 @@ def _hybrid(bench: Workbench, mode: str, ask: Ask, clean: np.ndarray, top: int, 
         return np.asarray(clean[None, prompts] - found)
 
     answer = hybrid(clean[None] - ablated, measure, top=top, costs=costs, seed=seed)
-    return clean[None] - answer.effects, spent + answer.layer_forwards
+    verdict = "certain" if answer.certain else "not certain"
+    names = ", ".join(bench.units[index].name for index in answer.top)
+    note = f"hybrid: the {top} strongest are {verdict} (doubt {answer.doubt:.3f}, {answer.rounds} rounds): {names}"
+    return clean[None] - answer.effects, spent + answer.layer_forwards, note
 
 
 METHODS: dict[str, Callable[[Workbench, str, Ask, np.ndarray, int, int], Answer]] = {

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from probe.analyses.means import MEANS, means_of, observe
+from probe.analyses.means import MEANS, means_note, means_of, observe
 from probe.errors import TokensError
 from probe.hooks.attention import AttentionCall
 from probe.hooks.edit_keys import KnockOut, SinkScale, SinkValueZero
@@ -52,11 +52,10 @@ to the token's own v."""
 class Replacement(ABC):
     """What stands in the place of heads, for the measured prompts of one task.
 
-    mode: its name. notes: what was decided on the way (where means come from, what had none), in words.
+    mode: its name.
     """
 
     mode: str
-    notes: tuple[str, ...] = ()
 
     @abstractmethod
     def rule(self, layer: int, rows: slice) -> Rule:
@@ -80,7 +79,6 @@ class _Static(Replacement):
 
     mode: str
     profiles: dict[int, Float[Tensor, "H T"]]
-    notes: tuple[str, ...]
 
     def rule(self, layer: int, rows: slice) -> Rule:
         return ByDistance(self.profiles[layer])
@@ -93,7 +91,6 @@ class _Table(Replacement):
     mode: str
     tables: dict[int, Float[Tensor, "groups H #T Dv"]]
     group: Int[Tensor, "N"]
-    notes: tuple[str, ...]
 
     def rule(self, layer: int, rows: slice) -> Rule:
         return Replace(self.tables[layer][self.group[rows]])
@@ -105,7 +102,6 @@ class _Frozen(Replacement):
 
     mode: str
     kept: dict[int, tuple[Tensor, ...]]
-    notes: tuple[str, ...]
 
     def rule(self, layer: int, rows: slice) -> Rule:
         parts = [tensor[rows] for tensor in self.kept[layer]]
@@ -130,6 +126,7 @@ def replacement(running: Running, task: Task, mode: str) -> Replacement:
     Raises TokensError for an unknown mode, one that needs twins or named positions that the task lacks, and a
     mean over no other prompt.
     """
+    check_mode(mode)
     name, _, detail = mode.partition(":")
     if mode in LIVE:
         return _Same(mode, LIVE[mode]())
@@ -137,15 +134,34 @@ def replacement(running: Running, task: Task, mode: str) -> Replacement:
         return _Same(mode, GRADED[name](_number(mode, detail)))
     if mode in MEANS:
         means = means_of(running, task, mode)
-        return _Table(mode, means.tables, means.group, (means.note,))
+        return _Table(mode, means.tables, means.group)
     if mode in TWINS:
         return _from_twins(running, task, mode)
     if mode == "static":
         return _static(running, task)
-    query, arrow, key = detail.partition(">")
-    if name == "knock_out" and arrow:
-        return _Edge(mode, named_positions(task.prompts, query), named_positions(task.prompts, key))
-    raise TokensError(f"ablation mode {mode!r}; wanted one of {', '.join(MODES)}")
+    query, _, key = detail.partition(">")
+    return _Edge(mode, named_positions(task.prompts, query), named_positions(task.prompts, key))
+
+
+def replacement_note(task: Task, mode: str) -> str:
+    """What a mode puts in the place of heads on this task, in words; nothing is run."""
+    if mode in MEANS:
+        return means_note(task, mode)
+    if mode in TWINS:
+        return f"{mode}: from each prompt's corrupted twin"
+    if mode == "static":
+        count, kind = (len(task.held_out), "held-out") if task.held_out else (len(task.prompts), "measured")
+        return f"static: each head's mean profile over distances on {count} {kind} prompts"
+    return f"{mode}: nothing of another run"
+
+
+def check_mode(mode: str) -> None:
+    """Raises TokensError for a mode that no task could have, before anything is loaded."""
+    name, _, detail = mode.partition(":")
+    if name in GRADED:
+        _number(mode, detail)
+    elif mode not in (*MEANS, *LIVE, *TWINS, "static") and not (name == "knock_out" and ">" in detail):
+        raise TokensError(f"ablation mode {mode!r}; wanted one of {', '.join(MODES)}")
 
 
 def _number(mode: str, detail: str) -> float:
@@ -164,11 +180,10 @@ def _from_twins(running: Running, task: Task, mode: str) -> Replacement:
 
     observe(running, corrupted_ids(task.prompts), keep)
     joined = {layer: tuple(torch.cat(parts) for parts in zip(*batches, strict=True)) for layer, batches in kept.items()}
-    notes = (f"{mode}: from each prompt's corrupted twin",)
     if mode == "resample":
         tables = {layer: z for layer, (z,) in joined.items()}
-        return _Table(mode, tables, torch.arange(len(task.prompts)), notes)
-    return _Frozen(mode, joined, notes)
+        return _Table(mode, tables, torch.arange(len(task.prompts)))
+    return _Frozen(mode, joined)
 
 
 def _static(running: Running, task: Task) -> Replacement:
@@ -188,5 +203,4 @@ def _static(running: Running, task: Task) -> Replacement:
     length = task.length
     seen = torch.arange(length, 0, -1).clamp(max=length - 1)
     profiles = {layer: total / seen.to(total) / len(sources) for layer, total in sums.items()}
-    whence = "held-out" if task.held_out else "measured"
-    return _Static("static", profiles, (f"static: profiles over {len(sources)} {whence} prompts",))
+    return _Static("static", profiles)

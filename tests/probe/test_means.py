@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from probe.analyses.means import means_of, observe
+from probe.analyses.means import means_note, means_of, observe
 from probe.errors import TokensError
 from probe.running import Running
 from probe.tasks.task import clean_ids, corrupted_ids
@@ -48,7 +48,7 @@ def test_mean_by_place_and_template(setting, held):
             chosen = [i for i, s in enumerate(sources) if s.template == prompt.template and (held or i != index)]
             # Sums of at most 6 float64 numbers of size ~1.
             torch.testing.assert_close(stands(found, layer, index), z[layer][chosen].mean(0), rtol=0, atol=1e-13)
-    assert ("held-out" in found.note) == held
+    assert ("held-out" in means_note(task, "mean")) == held
 
 
 @pytest.mark.parametrize("held", [True, False])
@@ -89,7 +89,7 @@ def test_mean_by_token(setting, held):
             value = torch.stack([z[1][i, :, t] for i, t in same]).mean(0)
             torch.testing.assert_close(stands(found, 1, index)[:, place], value, rtol=0, atol=1e-12)
     assert 0 < unseen < 6 * task.length
-    assert f"{unseen / (6 * task.length):.0%} of the places" in found.note
+    assert f"{unseen / (6 * task.length):.0%} of the places" in means_note(task, "mean_token")
 
 
 def test_a_mean_over_nobody_is_refused(setting):

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from probe.analyses.means import observe
-from probe.analyses.replacement import LIVE, MODES, replacement
+from probe.analyses.replacement import LIVE, MODES, check_mode, replacement, replacement_note
 from probe.errors import TokensError
 from probe.hooks.edits import Edit, edit
 from probe.running import Running
@@ -132,9 +132,10 @@ def test_rows_are_those_of_the_prompts(setting):
 
 
 def test_notes_say_where_means_come_from(setting):
-    running, task = setting
-    assert replacement(running, task, "mean").notes == ("mean: over 4 held-out prompts, 1 template",)
-    assert replacement(running, task, "zero").notes == ()
+    _, task = setting
+    assert replacement_note(task, "mean") == "mean: over 4 held-out prompts, 1 template"
+    assert "corrupted twin" in replacement_note(task, "resample")
+    assert "4 held-out prompts" in replacement_note(task, "static")
 
 
 def test_what_cannot_be_made_is_refused_in_words(setting, make_task):
@@ -150,3 +151,5 @@ def test_what_cannot_be_made_is_refused_in_words(setting, make_task):
     with pytest.raises(TokensError, match="no corrupted twin"):
         replacement(running, make_task(3, twins=False), "resample")
     assert set(LIVE) < set(MODES)
+    for mode in (*LIVE, "scale:0.5", "knock_out:END>S2", "static", "resample"):
+        check_mode(mode)
