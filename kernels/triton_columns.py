@@ -16,27 +16,11 @@ from probe.kernels.triton_tiles import LOG2E, bend, ends_of, extent, gate, queri
 
 @jit
 def _weights(
-    q_ptr: tl.tensor,
-    lse_ptr: tl.tensor,
-    temperature_ptr: tl.tensor,
-    row: tl.tensor,
-    stop: tl.tensor,
-    k: tl.tensor,
-    stride_qt: tl.tensor,
-    stride_qd: tl.tensor,
-    position: tl.tensor,
-    column: tl.tensor,
-    factor: tl.tensor,
-    cap: tl.tensor,
-    slope: tl.tensor,
-    D: tl.constexpr,
-    D_BLOCK: tl.constexpr,
-    CAPPED: tl.constexpr,
-    SLOPED: tl.constexpr,
-    SIGMOID: tl.constexpr,
-    PRECISION: tl.constexpr,
-    UPCAST: tl.constexpr,
-) -> Any:
+    q_ptr: tl.tensor, lse_ptr: tl.tensor, temperature_ptr: tl.tensor, row: tl.tensor, stop: tl.tensor, k: tl.tensor,
+    stride_qt: tl.tensor, stride_qd: tl.tensor, position: tl.tensor, column: tl.tensor, factor: tl.tensor,
+    cap: tl.tensor, slope: tl.tensor, D: tl.constexpr, D_BLOCK: tl.constexpr, CAPPED: tl.constexpr,
+    SLOPED: tl.constexpr, SIGMOID: tl.constexpr, PRECISION: tl.constexpr, UPCAST: tl.constexpr,
+) -> Any:  # fmt: skip
     """Normalised weights of a tile, before any mask: rows from `row` on (below `stop`) against the tile of keys."""
     d = tl.arange(0, D_BLOCK)
     real = row < stop
@@ -58,22 +42,10 @@ def _weights(
 
 @jit
 def _banded(
-    sums: tl.tensor,
-    held: tl.tensor,
-    p: tl.tensor,
-    own: tl.tensor,
-    real: tl.tensor,
-    key_band: tl.tensor,
-    first_key: tl.tensor,
-    last_key: tl.tensor,
-    key_block: tl.tensor,
-    first: tl.tensor,
-    n: tl.tensor,
-    cells_ptr: tl.tensor,
-    BANDS: tl.constexpr,
-    STEPS: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-) -> Any:
+    sums: tl.tensor, held: tl.tensor, p: tl.tensor, own: tl.tensor, real: tl.tensor, key_band: tl.tensor,
+    first_key: tl.tensor, last_key: tl.tensor, key_block: tl.tensor, first: tl.tensor, n: tl.tensor,
+    cells_ptr: tl.tensor, BANDS: tl.constexpr, STEPS: tl.constexpr, BLOCK_N: tl.constexpr,
+) -> Any:  # fmt: skip
     """Add a tile to the thumbnail: sums by key of the row band at hand, written whenever they grow.
 
     Rows come in rising order, so a band is finished once left. cells_ptr [BANDS, STEPS, BANDS]: key band, how many key
@@ -95,59 +67,19 @@ def _banded(
 
 @jit
 def columns_kernel(
-    q_ptr: tl.tensor,
-    k_ptr: tl.tensor,
-    v_ptr: tl.tensor,
-    lse_ptr: tl.tensor,
-    received_ptr: tl.tensor,
-    peak_ptr: tl.tensor,
-    value_ptr: tl.tensor,
-    count_ptr: tl.tensor,
-    threshold_ptr: tl.tensor,
-    cells_ptr: tl.tensor,
-    lengths_ptr: tl.tensor,
-    starts_ptr: tl.tensor,
-    stops_ptr: tl.tensor,
-    slopes_ptr: tl.tensor,
-    temperature_ptr: tl.tensor,
-    stride_qb: tl.tensor,
-    stride_qh: tl.tensor,
-    stride_qt: tl.tensor,
-    stride_qd: tl.tensor,
-    stride_kb: tl.tensor,
-    stride_kg: tl.tensor,
-    stride_ks: tl.tensor,
-    stride_kd: tl.tensor,
-    stride_vb: tl.tensor,
-    stride_vg: tl.tensor,
-    stride_vs: tl.tensor,
-    stride_vd: tl.tensor,
-    B: tl.tensor,
-    H: tl.tensor,
-    T: tl.tensor,
-    S: tl.tensor,
-    offset: tl.tensor,
-    window: tl.tensor,
-    factor: tl.tensor,
-    cap: tl.tensor,
-    GROUP: tl.constexpr,
-    D: tl.constexpr,
-    DV: tl.constexpr,
-    D_BLOCK: tl.constexpr,
-    DV_BLOCK: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    CAUSAL: tl.constexpr,
-    WINDOWED: tl.constexpr,
-    CAPPED: tl.constexpr,
-    SIGMOID: tl.constexpr,
-    COUNTS: tl.constexpr,
-    COUNT_LANES: tl.constexpr,
-    BANDS: tl.constexpr,
-    STEPS: tl.constexpr,
-    PRECISION: tl.constexpr,
+    q_ptr: tl.tensor, k_ptr: tl.tensor, v_ptr: tl.tensor, lse_ptr: tl.tensor, received_ptr: tl.tensor,
+    peak_ptr: tl.tensor, value_ptr: tl.tensor, count_ptr: tl.tensor, threshold_ptr: tl.tensor, cells_ptr: tl.tensor,
+    lengths_ptr: tl.tensor, starts_ptr: tl.tensor, stops_ptr: tl.tensor, slopes_ptr: tl.tensor,
+    temperature_ptr: tl.tensor, stride_qb: tl.tensor, stride_qh: tl.tensor, stride_qt: tl.tensor,
+    stride_qd: tl.tensor, stride_kb: tl.tensor, stride_kg: tl.tensor, stride_ks: tl.tensor, stride_kd: tl.tensor,
+    stride_vb: tl.tensor, stride_vg: tl.tensor, stride_vs: tl.tensor, stride_vd: tl.tensor, B: tl.tensor,
+    H: tl.tensor, T: tl.tensor, S: tl.tensor, offset: tl.tensor, window: tl.tensor, factor: tl.tensor,
+    cap: tl.tensor, GROUP: tl.constexpr, D: tl.constexpr, DV: tl.constexpr, D_BLOCK: tl.constexpr,
+    DV_BLOCK: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, CAUSAL: tl.constexpr,
+    WINDOWED: tl.constexpr, CAPPED: tl.constexpr, SIGMOID: tl.constexpr, COUNTS: tl.constexpr,
+    COUNT_LANES: tl.constexpr, BANDS: tl.constexpr, STEPS: tl.constexpr, PRECISION: tl.constexpr,
     UPCAST: tl.constexpr,
-) -> None:
+) -> None:  # fmt: skip
     """One block of keys of one query head of one sequence: grid [blocks of keys, H, B].
 
     Writes, float32 [B, H, S]: received (Σ of P over rows, summed over tiles in float64), peak (max over rows, NaN

@@ -15,39 +15,14 @@ from probe.kernels.triton_tiles import ends_of, keys_seen
 
 @jit
 def distances_kernel(
-    q_ptr: tl.tensor,
-    k_ptr: tl.tensor,
-    lse_ptr: tl.tensor,
-    out_ptr: tl.tensor,
-    lengths_ptr: tl.tensor,
-    starts_ptr: tl.tensor,
-    stops_ptr: tl.tensor,
-    slopes_ptr: tl.tensor,
-    temperature_ptr: tl.tensor,
-    stride_qb: tl.tensor,
-    stride_qh: tl.tensor,
-    stride_qt: tl.tensor,
-    stride_qd: tl.tensor,
-    stride_kb: tl.tensor,
-    stride_kg: tl.tensor,
-    stride_ks: tl.tensor,
-    stride_kd: tl.tensor,
-    H: tl.tensor,
-    T: tl.tensor,
-    S: tl.tensor,
-    offset: tl.tensor,
-    window: tl.tensor,
-    factor: tl.tensor,
-    cap: tl.tensor,
-    GROUP: tl.constexpr,
-    D: tl.constexpr,
-    D_BLOCK: tl.constexpr,
-    BLOCK: tl.constexpr,
-    WINDOWED: tl.constexpr,
-    CAPPED: tl.constexpr,
-    PRECISION: tl.constexpr,
-    UPCAST: tl.constexpr,
-) -> None:
+    q_ptr: tl.tensor, k_ptr: tl.tensor, lse_ptr: tl.tensor, out_ptr: tl.tensor, lengths_ptr: tl.tensor,
+    starts_ptr: tl.tensor, stops_ptr: tl.tensor, slopes_ptr: tl.tensor, temperature_ptr: tl.tensor,
+    stride_qb: tl.tensor, stride_qh: tl.tensor, stride_qt: tl.tensor, stride_qd: tl.tensor, stride_kb: tl.tensor,
+    stride_kg: tl.tensor, stride_ks: tl.tensor, stride_kd: tl.tensor, H: tl.tensor, T: tl.tensor, S: tl.tensor,
+    offset: tl.tensor, window: tl.tensor, factor: tl.tensor, cap: tl.tensor, GROUP: tl.constexpr, D: tl.constexpr,
+    D_BLOCK: tl.constexpr, BLOCK: tl.constexpr, WINDOWED: tl.constexpr, CAPPED: tl.constexpr,
+    PRECISION: tl.constexpr, UPCAST: tl.constexpr,
+) -> None:  # fmt: skip
     """Distances [BLOCK · program, + BLOCK) of one query head of one causal sequence: grid [blocks, H, B].
 
     out [B, H, S], float32: Σ over queries at own positions >= 1 of P[i, i − distance], summed in float64.

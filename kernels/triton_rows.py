@@ -11,212 +11,11 @@ entropy is Σ p (s − m), rebased whenever m moves: Σ p s would cancel.
 
 from __future__ import annotations
 
-from typing import Any
-
 import triton.language as tl
 
 from probe.kernels.triton_jit import jit
+from probe.kernels.triton_sweep import earliest, highest, joined_sums, labelled, started, sweep
 from probe.kernels.triton_tiles import HIDDEN, LN2, LOG2E, bend, ends_of, extent, gate, keys_seen
-
-
-@jit
-def _top(s: tl.tensor, ARGMAX: tl.constexpr) -> Any:
-    """Largest score of each row, and its column in the tile (the lowest of equal ones) where asked for."""
-    if ARGMAX:
-        top, place = tl.max(s, 1, return_indices=True)
-    else:
-        top = tl.max(s, 1)
-        place = top
-    return top, place
-
-
-@jit
-def _found(
-    p: tl.tensor,
-    distance: tl.tensor,
-    column: tl.tensor,
-    inside: tl.tensor,
-    query_label_ptr: tl.tensor,
-    key_label_ptr: tl.tensor,
-    gap_ptr: tl.tensor,
-    label_row: tl.tensor,
-    stride_ql: tl.tensor,
-    stride_kl: tl.tensor,
-    LOOKUPS: tl.constexpr,
-    LANES: tl.constexpr,
-    GAPS: tl.constexpr,
-) -> Any:
-    """Σ of a tile's weights over the keys that carry each row's label, lookup n in lane n. Labels that match nothing
-    are −1 for queries and −2 for keys."""
-    lane = tl.arange(0, LANES)
-    total = tl.zeros((p.shape[0], LANES), tl.float32)
-    for n in tl.static_range(LOOKUPS):
-        wanted = tl.load(query_label_ptr + n * stride_ql + label_row)
-        label = tl.load(key_label_ptr + n * stride_kl + column, mask=inside, other=-2)
-        match = wanted[:, None] == label[None, :]
-        if GAPS:
-            match = match & (distance >= tl.load(gap_ptr + n))
-        mass = tl.sum(tl.where(match, p, 0.0), 1)
-        total += tl.where(lane[None, :] == n, mass[:, None], 0.0)
-    return total
-
-
-@jit
-def _sweep(
-    state: tl.tensor,
-    begin: tl.tensor,
-    stop: tl.tensor,
-    limit: tl.tensor,
-    low: tl.tensor,
-    high: tl.tensor,
-    position: tl.tensor,
-    q: tl.tensor,
-    k_ptr: tl.tensor,
-    v_ptr: tl.tensor,
-    stride_ks: tl.tensor,
-    stride_kd: tl.tensor,
-    stride_vs: tl.tensor,
-    stride_vd: tl.tensor,
-    factor: tl.tensor,
-    cap: tl.tensor,
-    slope: tl.tensor,
-    query_label_ptr: tl.tensor,
-    key_label_ptr: tl.tensor,
-    gap_ptr: tl.tensor,
-    label_row: tl.tensor,
-    stride_ql: tl.tensor,
-    stride_kl: tl.tensor,
-    D: tl.constexpr,
-    DV: tl.constexpr,
-    D_BLOCK: tl.constexpr,
-    DV_BLOCK: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    MASKED: tl.constexpr,
-    CAPPED: tl.constexpr,
-    SLOPED: tl.constexpr,
-    SIGMOID: tl.constexpr,
-    SURPRISE: tl.constexpr,
-    DISTANCE: tl.constexpr,
-    NEAR: tl.constexpr,
-    ARGMAX: tl.constexpr,
-    LOOKUPS: tl.constexpr,
-    LANES: tl.constexpr,
-    GAPS: tl.constexpr,
-    PRECISION: tl.constexpr,
-    UPCAST: tl.constexpr,
-) -> Any:
-    """Tiles [begin, stop) of keys below `limit` into the running state of each row. MASKED: rows end inside them."""
-    m, norm, acc, surprise, far, previous, current, lanes, best = state
-    d = tl.arange(0, D_BLOCK)
-    e = tl.arange(0, DV_BLOCK)
-    n = tl.arange(0, BLOCK_N)
-    for start in range(begin, stop, BLOCK_N):
-        column = start + n
-        inside = column < limit
-        k_at = k_ptr + column[None, :].to(tl.int64) * stride_ks + d[:, None] * stride_kd
-        v_at = v_ptr + column[:, None].to(tl.int64) * stride_vs + e[None, :] * stride_vd
-        if MASKED:
-            k = tl.load(k_at, mask=inside[None, :] & (d < D)[:, None], other=0.0)
-        elif D == D_BLOCK:
-            k = tl.load(k_at)
-        else:
-            k = tl.load(k_at, mask=(d < D)[:, None], other=0.0)
-        if UPCAST:
-            k = k.to(tl.float32)
-        qk = tl.dot(q, k, input_precision=PRECISION)
-        distance = position[:, None] - column[None, :]
-        if MASKED or CAPPED or SLOPED or SIGMOID:
-            s = bend(qk, factor[:, None], cap, slope, distance, CAPPED, SLOPED)
-            if MASKED:
-                s = tl.where((column[None, :] >= low[:, None]) & (column[None, :] < high[:, None]), s, HIDDEN)
-            top, place = _top(s, ARGMAX)
-        else:
-            top, place = _top(qk, ARGMAX)
-            top = top * factor
-        if ARGMAX:
-            # Tiles come in rising order, so a later tile wins only by a larger score: ties go to the lowest key.
-            better = top > m
-            best = tl.where(better, start + place, best)
-        if SIGMOID:
-            p = gate(s)
-            if ARGMAX:
-                m = tl.maximum(m, top)
-            added = tl.sum(p, 1)
-            norm += added
-            alpha = tl.full(norm.shape, 1.0, tl.float32)
-        else:
-            new = tl.maximum(m, top)
-            if MASKED or CAPPED or SLOPED:
-                x = s - new[:, None]
-            else:
-                x = qk * factor[:, None] - new[:, None]
-            p = tl.exp2(x)
-            alpha = tl.exp2(m - new)
-            added = tl.sum(p, 1)
-            if SURPRISE:
-                surprise = (surprise + norm * (m - new)) * alpha + tl.sum(p * x, 1)
-            norm = norm * alpha + added
-            acc = acc * alpha[:, None]
-            m = new
-        if DISTANCE:
-            # i − j from the tile's first key: one product with a constant a weight, not a difference of indices.
-            here = tl.sum(p * n.to(tl.float32)[None, :], 1)
-            far = far * alpha + (added * (position - start).to(tl.float32) - here)
-        if NEAR and MASKED:
-            previous = previous * alpha + tl.sum(tl.where(distance == 1, p, 0.0), 1)
-            current = current * alpha + tl.sum(tl.where(distance == 0, p, 0.0), 1)
-        if LOOKUPS > 0:
-            lanes = lanes * alpha[:, None] + _found(
-                p, distance, column, inside, query_label_ptr, key_label_ptr, gap_ptr, label_row, stride_ql, stride_kl,
-                LOOKUPS, LANES, MASKED or GAPS,
-            )  # fmt: skip
-        if MASKED:
-            v = tl.load(v_at, mask=inside[:, None] & (e < DV)[None, :], other=0.0)
-        elif DV == DV_BLOCK:
-            v = tl.load(v_at)
-        else:
-            v = tl.load(v_at, mask=(e < DV)[None, :], other=0.0)
-        if UPCAST:
-            v = v.to(tl.float32)
-        acc = tl.dot(p.to(v.dtype), v, acc, input_precision=PRECISION)
-    return m, norm, acc, surprise, far, previous, current, lanes, best
-
-
-@jit
-def _start(BLOCK_M: tl.constexpr, DV_BLOCK: tl.constexpr, LANES: tl.constexpr, S: tl.tensor) -> Any:
-    """State of rows that have met no key."""
-    nothing = tl.zeros((BLOCK_M,), tl.float32)
-    m = nothing + HIDDEN
-    acc = tl.zeros((BLOCK_M, DV_BLOCK), tl.float32)
-    lanes = tl.zeros((BLOCK_M, LANES), tl.float32)
-    best = tl.zeros((BLOCK_M,), tl.int32) + S
-    return m, nothing, acc, nothing, nothing, nothing, nothing, lanes, best
-
-
-@jit
-def _joined(m: tl.tensor, other: tl.tensor, sums: tl.tensor, more: tl.tensor, SIGMOID: tl.constexpr) -> Any:
-    """Row sums of two classes brought to one maximum: (maximum, norm, surprise, far, previous, current, lanes)."""
-    l1, surprise1, far1, previous1, current1, lanes1 = sums
-    l2, surprise2, far2, previous2, current2, lanes2 = more
-    if SIGMOID:
-        top = tl.maximum(m, other)
-        a = tl.full(l1.shape, 1.0, tl.float32)
-        b = a
-        surprise = surprise1
-    else:
-        top = tl.maximum(m, other)
-        a = tl.exp2(m - top)
-        b = tl.exp2(other - top)
-        surprise = a * (surprise1 + l1 * (m - top)) + b * (surprise2 + l2 * (other - top))
-    return (
-        top,
-        l1 * a + l2 * b,
-        surprise,
-        far1 * a + far2 * b,
-        previous1 * a + previous2 * b,
-        current1 * a + current2 * b,
-        lanes1 * a[:, None] + lanes2 * b[:, None],
-    )
 
 
 @jit
@@ -251,88 +50,25 @@ def _add(
 
 @jit
 def rows_kernel(
-    q_ptr: tl.tensor,
-    k_ptr: tl.tensor,
-    v_ptr: tl.tensor,
-    z_ptr: tl.tensor,
-    rows_ptr: tl.tensor,
-    argmax_ptr: tl.tensor,
-    parts_ptr: tl.tensor,
-    lookup_ptr: tl.tensor,
-    partial_ptr: tl.tensor,
-    query_label_ptr: tl.tensor,
-    key_label_ptr: tl.tensor,
-    gap_ptr: tl.tensor,
-    lengths_ptr: tl.tensor,
-    starts_ptr: tl.tensor,
-    stops_ptr: tl.tensor,
-    sinks_ptr: tl.tensor,
-    slopes_ptr: tl.tensor,
-    temperature_ptr: tl.tensor,
-    direction_ptr: tl.tensor,
-    mean_ptr: tl.tensor,
-    stride_qb: tl.tensor,
-    stride_qh: tl.tensor,
-    stride_qt: tl.tensor,
-    stride_qd: tl.tensor,
-    stride_kb: tl.tensor,
-    stride_kg: tl.tensor,
-    stride_ks: tl.tensor,
-    stride_kd: tl.tensor,
-    stride_vb: tl.tensor,
-    stride_vg: tl.tensor,
-    stride_vs: tl.tensor,
-    stride_vd: tl.tensor,
-    stride_gb: tl.tensor,
-    stride_gh: tl.tensor,
-    stride_gt: tl.tensor,
-    stride_gd: tl.tensor,
-    stride_mb: tl.tensor,
-    stride_mh: tl.tensor,
-    stride_mt: tl.tensor,
-    stride_md: tl.tensor,
-    B: tl.tensor,
-    G: tl.tensor,
-    T: tl.tensor,
-    S: tl.tensor,
-    blocks: tl.tensor,
-    offset: tl.tensor,
-    window: tl.tensor,
-    factor: tl.tensor,
-    cap: tl.tensor,
-    kept_sinks: tl.tensor,
-    kept_window: tl.tensor,
-    GROUP: tl.constexpr,
-    D: tl.constexpr,
-    DV: tl.constexpr,
-    D_BLOCK: tl.constexpr,
-    DV_BLOCK: tl.constexpr,
-    HEADS_BLOCK: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    SINK_BLOCK: tl.constexpr,
-    CAUSAL: tl.constexpr,
-    WINDOWED: tl.constexpr,
-    CAPPED: tl.constexpr,
-    SIGMOID: tl.constexpr,
-    CLASSES: tl.constexpr,
-    LOOKUPS: tl.constexpr,
-    LANES: tl.constexpr,
-    GAPS: tl.constexpr,
-    LSE: tl.constexpr,
-    ENTROPY: tl.constexpr,
-    MAX_WEIGHT: tl.constexpr,
-    DISTANCE: tl.constexpr,
-    FIRST: tl.constexpr,
-    PREVIOUS: tl.constexpr,
-    CURRENT: tl.constexpr,
-    LOCAL: tl.constexpr,
-    ROW_MASS: tl.constexpr,
-    SINK_MASS: tl.constexpr,
-    LOCAL_MASS: tl.constexpr,
-    PRECISION: tl.constexpr,
-    UPCAST: tl.constexpr,
-) -> None:
+    q_ptr: tl.tensor, k_ptr: tl.tensor, v_ptr: tl.tensor, z_ptr: tl.tensor, rows_ptr: tl.tensor,
+    argmax_ptr: tl.tensor, parts_ptr: tl.tensor, lookup_ptr: tl.tensor, partial_ptr: tl.tensor,
+    query_label_ptr: tl.tensor, key_label_ptr: tl.tensor, gap_ptr: tl.tensor, lengths_ptr: tl.tensor,
+    starts_ptr: tl.tensor, stops_ptr: tl.tensor, sinks_ptr: tl.tensor, slopes_ptr: tl.tensor,
+    temperature_ptr: tl.tensor, direction_ptr: tl.tensor, mean_ptr: tl.tensor, stride_qb: tl.tensor,
+    stride_qh: tl.tensor, stride_qt: tl.tensor, stride_qd: tl.tensor, stride_kb: tl.tensor, stride_kg: tl.tensor,
+    stride_ks: tl.tensor, stride_kd: tl.tensor, stride_vb: tl.tensor, stride_vg: tl.tensor, stride_vs: tl.tensor,
+    stride_vd: tl.tensor, stride_gb: tl.tensor, stride_gh: tl.tensor, stride_gt: tl.tensor, stride_gd: tl.tensor,
+    stride_mb: tl.tensor, stride_mh: tl.tensor, stride_mt: tl.tensor, stride_md: tl.tensor, B: tl.tensor,
+    G: tl.tensor, T: tl.tensor, S: tl.tensor, blocks: tl.tensor, offset: tl.tensor, window: tl.tensor,
+    factor: tl.tensor, cap: tl.tensor, kept_sinks: tl.tensor, kept_window: tl.tensor, GROUP: tl.constexpr,
+    D: tl.constexpr, DV: tl.constexpr, D_BLOCK: tl.constexpr, DV_BLOCK: tl.constexpr, HEADS_BLOCK: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, LOCAL_BLOCK: tl.constexpr, SINK_BLOCK: tl.constexpr,
+    CAUSAL: tl.constexpr, WINDOWED: tl.constexpr, CAPPED: tl.constexpr, SIGMOID: tl.constexpr, CLASSES: tl.constexpr,
+    LOOKUPS: tl.constexpr, LANES: tl.constexpr, GAPS: tl.constexpr, LSE: tl.constexpr, ENTROPY: tl.constexpr,
+    MAX_WEIGHT: tl.constexpr, DISTANCE: tl.constexpr, FIRST: tl.constexpr, PREVIOUS: tl.constexpr,
+    CURRENT: tl.constexpr, LOCAL: tl.constexpr, ROW_MASS: tl.constexpr, SINK_MASS: tl.constexpr,
+    LOCAL_MASS: tl.constexpr, PRECISION: tl.constexpr, UPCAST: tl.constexpr,
+) -> None:  # fmt: skip
     """One block of rows of one key/value head of one sequence: grid [blocks, G, B].
 
     Row r of a block is query r // GROUP, head r % GROUP of the group. LSE … LOCAL_MASS: slot of that statistic in
@@ -392,10 +128,10 @@ def rows_kernel(
         start = tl.maximum(low, first + kept_sinks)
         stop = tl.maximum(start, tl.minimum(high, position - kept_window + 1))
     begin, whole, edge, close = extent(start, stop, seen, S, 2 if NEAR else 0, BLOCK_N, LOW_EDGE)
-    state = _start(BLOCK_M, DV_BLOCK, LANES, S)
+    state = started(BLOCK_M, DV_BLOCK, LANES, S)
     for part in tl.static_range(3):
         if part != 0 or LOW_EDGE:
-            state = _sweep(
+            state = sweep(
                 state,
                 begin if part == 0 else whole if part == 1 else edge,
                 whole if part == 0 else edge if part == 1 else close,
@@ -408,6 +144,25 @@ def rows_kernel(
     mass_rest = norm
     sums = (norm, surprise, far, previous, current, lanes)
     m = m_rest
+    if CLASSES:
+        start = tl.maximum(tl.maximum(low, first + kept_sinks), position - kept_window + 1)
+        stop = tl.maximum(start, high)
+        begin, whole, edge, close = extent(start, stop, seen, S, 0, LOCAL_BLOCK, False)
+        state = started(BLOCK_M, DV_BLOCK, LANES, S)
+        state = sweep(
+            state, begin, close, close, start, stop, position, q, k_ptr, v_ptr, stride_ks, stride_kd,
+            stride_vs, stride_vd, factor, cap, slope, query_label_ptr, key_label, gap_ptr, label_row,
+            stride_ql, stride_kl, D, DV, D_BLOCK, DV_BLOCK, LOCAL_BLOCK, True, CAPPED, SLOPED, SIGMOID, SURPRISE, FAR,
+            NEAR, ARGMAX, LOOKUPS, LANES, GAPS, PRECISION, UPCAST,
+        )  # fmt: skip
+        m_local, mass_local, local, surprise, far, previous, current, lanes, other = state
+        if ARGMAX:
+            best = earliest(m, best, m_local, other)
+        joined = joined_sums(
+            m, m_local, sums, (mass_local, surprise, far, previous, current, lanes), SIGMOID
+        )  # fmt: skip
+        m = joined[0]
+        sums = (joined[1], joined[2], joined[3], joined[4], joined[5], joined[6])
     HEAD_TILE: tl.constexpr = CLASSES or FIRST >= 0
     if HEAD_TILE:
         column = first + tl.arange(0, SINK_BLOCK)
@@ -423,7 +178,7 @@ def rows_kernel(
     if CLASSES:
         kept = visible & (column[None, :] < first + kept_sinks)
         s = tl.where(kept, s, HIDDEN)
-        m_sink, place = _top(s, ARGMAX)
+        m_sink, place = highest(s, ARGMAX)
         if SIGMOID:
             p_sink = gate(s)
             x = p_sink
@@ -434,7 +189,7 @@ def rows_kernel(
         near_sink = tl.sum(tl.where(distance < kept_window, p_sink, 0.0), 1)
         found = tl.zeros((BLOCK_M, LANES), tl.float32)
         if LOOKUPS > 0:
-            found = _found(
+            found = labelled(
                 p_sink, distance, column, inside, query_label_ptr, key_label, gap_ptr, label_row, stride_ql, stride_kl,
                 LOOKUPS, LANES, True,
             )  # fmt: skip
@@ -447,27 +202,8 @@ def rows_kernel(
             found,
         )
         if ARGMAX:
-            best = _earliest(m, best, m_sink, first + place)
-        joined = _joined(m, m_sink, sums, sinks, SIGMOID)
-        m = joined[0]
-        sums = (joined[1], joined[2], joined[3], joined[4], joined[5], joined[6])
-
-        start = tl.maximum(tl.maximum(low, first + kept_sinks), position - kept_window + 1)
-        stop = tl.maximum(start, high)
-        begin, whole, edge, close = extent(start, stop, seen, S, 0, BLOCK_N, False)
-        state = _start(BLOCK_M, DV_BLOCK, LANES, S)
-        state = _sweep(
-            state, begin, close, close, start, stop, position, q, k_ptr, v_ptr, stride_ks, stride_kd,
-            stride_vs, stride_vd, factor, cap, slope, query_label_ptr, key_label, gap_ptr, label_row,
-            stride_ql, stride_kl, D, DV, D_BLOCK, DV_BLOCK, BLOCK_N, True, CAPPED, SLOPED, SIGMOID, SURPRISE, FAR,
-            NEAR, ARGMAX, LOOKUPS, LANES, GAPS, PRECISION, UPCAST,
-        )  # fmt: skip
-        m_local, mass_local, local, surprise, far, previous, current, lanes, other = state
-        if ARGMAX:
-            best = _earliest(m, best, m_local, other)
-        joined = _joined(
-            m, m_local, sums, (mass_local, surprise, far, previous, current, lanes), SIGMOID
-        )  # fmt: skip
+            best = earliest(m, best, m_sink, first + place)
+        joined = joined_sums(m, m_sink, sums, sinks, SIGMOID)
         m = joined[0]
         sums = (joined[1], joined[2], joined[3], joined[4], joined[5], joined[6])
     mass, surprise, far, previous, current, lanes = sums
@@ -521,13 +257,16 @@ def rows_kernel(
     z_at = row[:, None] * DV + e[None, :]
     z_mask = real[:, None] & columns[None, :]
     z = rest
+    if EFFECTS:
+        g_row = long_b * stride_gb + head.to(tl.int64) * stride_gh + t.to(tl.int64) * stride_gt
+        g_at = direction_ptr + g_row[:, None] + e[None, :] * stride_gd
+        direction = tl.load(g_at, mask=z_mask, other=0.0).to(tl.float32)
     if CLASSES:
         # The kept classes relative to their own maximum: their mean stays exact however small their mass is.
         v_at = v_ptr + column[:, None].to(tl.int64) * stride_vs + e[None, :] * stride_vd
         v = tl.load(v_at, mask=inside[:, None] & columns[None, :], other=0.0)
         if UPCAST:
             v = v.to(tl.float32)
-        sink = tl.dot(p_sink.to(v.dtype), v, input_precision=PRECISION)
         m_keep = tl.maximum(m_sink, m_local)
         if sinks_ptr is not None:
             m_keep = tl.maximum(m_keep, logit)
@@ -548,13 +287,16 @@ def rows_kernel(
         _put(rows_ptr, SINK_MASS, size, row, share_sink, seen, real)
         _put(rows_ptr, LOCAL_MASS, size, row, share_local, seen, real)
         _put(rows_ptr, LOCAL, size, row, share_local + near_sink * a_sink * scale_keep, seen, real)
-        sink = sink * a_sink[:, None]
-        local = local * a_local[:, None]
+        keep = local * a_local[:, None]
+        if EFFECTS:
+            along_local = tl.sum(keep * direction, 1) * scale_keep
         if parts_ptr is not None:
             nan = tl.where(seen, 0.0, float("nan"))[:, None]
-            tl.store(parts_ptr + z_at, sink * scale_keep[:, None] + nan, mask=z_mask)
-            tl.store(parts_ptr + size * DV + z_at, local * scale_keep[:, None] + nan, mask=z_mask)
-        z = rest + (sink + local) * scale_keep[:, None]
+            tl.store(parts_ptr + size * DV + z_at, keep * scale_keep[:, None] + nan, mask=z_mask)
+            sink = tl.dot(p_sink.to(v.dtype), v, input_precision=PRECISION)
+            tl.store(parts_ptr + z_at, sink * (a_sink * scale_keep)[:, None] + nan, mask=z_mask)
+        keep = tl.dot((p_sink * a_sink[:, None]).to(v.dtype), v, keep, input_precision=PRECISION)
+        z = rest + keep * scale_keep[:, None]
     z = tl.where(seen[:, None], z, 0.0)
     tl.store(z_ptr + z_at, z.to(z_ptr.dtype.element_ty), mask=z_mask)
 
@@ -567,13 +309,10 @@ def rows_kernel(
         inside_group = lane < GROUP
         _add(partial_ptr, 1, span, at, mine, inside_group, tl.sum(z * z, 1))
         if CLASSES and not SIGMOID:
-            mean_keep = (sink + local) / mass_keep[:, None]
+            mean_keep = keep / mass_keep[:, None]
             lost = rest - mean_keep * share_rest[:, None]
             _add(partial_ptr, 0, span, at, mine, inside_group, tl.sum(lost * lost, 1))
         if EFFECTS:
-            g_row = long_b * stride_gb + head.to(tl.int64) * stride_gh + t.to(tl.int64) * stride_gt
-            g_at = direction_ptr + g_row[:, None]
-            direction = tl.load(g_at + e[None, :] * stride_gd, mask=z_mask, other=0.0).to(tl.float32)
             whole_effect = tl.sum(z * direction, 1)
             _add(partial_ptr, 2, span, at, mine, inside_group, whole_effect)
             if mean_ptr is not None:
@@ -582,18 +321,12 @@ def rows_kernel(
                 mean = tl.load(mean_at + e[None, :] * stride_md, mask=z_mask, other=0.0).to(tl.float32)
                 _add(partial_ptr, 3, span, at, mine, inside_group, tl.sum((z - mean) * direction, 1))
             if CLASSES and not SIGMOID:
-                along_sink = tl.sum(sink * direction, 1) * scale_keep
-                along_local = tl.sum(local * direction, 1) * scale_keep
+                along_keep = tl.sum(keep * direction, 1)
+                along_sink = along_keep * scale_keep - along_local
                 along_rest = tl.sum(rest * direction, 1)
                 others = share_rest + share_local + spent
                 # Where the sinks are all there is, nothing can take their place: the row stays as it is.
                 moved = tl.where(others > 0, (along_rest + along_local) * (share_sink / others), along_sink)
                 _add(partial_ptr, 4, span, at, mine, inside_group, along_sink - moved)
-                along_keep = tl.sum(mean_keep * direction, 1)
-                _add(partial_ptr, 5, span, at, mine, inside_group, along_rest - along_keep * share_rest)
-
-
-@jit
-def _earliest(m: tl.tensor, best: tl.tensor, other: tl.tensor, place: tl.tensor) -> Any:
-    """The arg-max of two classes: the larger score, of equal ones the lower key."""
-    return tl.where((other > m) | ((other == m) & (place < best)), place, best)
+                instead = along_keep * (share_rest / mass_keep)
+                _add(partial_ptr, 5, span, at, mine, inside_group, along_rest - instead)
