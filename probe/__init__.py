@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from probe.planted import planted_llama as planted_llama
     from probe.report import write_report as write_report
     from probe.scan import scan as scan
+    from probe.study import study as study
+    from probe.study_file import Study as Study
     from probe.table import HeadTable as HeadTable
     from probe.tokens import cut_pieces as cut_pieces
     from probe.tokens import natural_text as natural_text
@@ -47,6 +49,8 @@ _HOMES = {
     "probe.planted": ("PLANTED_ROLES", "planted_gpt2", "planted_llama"),
     "probe.report": ("write_report",),
     "probe.scan": ("scan",),
+    "probe.study": ("study",),
+    "probe.study_file": ("Study",),
     "probe.table": ("HeadTable",),
     "probe.tokens": ("cut_pieces", "natural_text", "random_repeats", "token_strings"),
 }

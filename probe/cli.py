@@ -11,6 +11,26 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, cast
 
 import typer
 
+from probe.cli_options import (
+    Bos,
+    Context,
+    Depths,
+    Device,
+    Dtype,
+    Fresh,
+    Json,
+    Lengths,
+    Model,
+    Out,
+    Seed,
+    Sequences,
+    Sinks,
+    Text,
+    Trials,
+    Window,
+    visible,
+)
+from probe.cli_study import ablate, run_study, tasks
 from probe.job import Job, numbers
 from probe.progress import on_terminal
 
@@ -27,29 +47,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-Model = Annotated[
-    str, typer.Argument(help="Hub id, local folder, .gguf file, smollm2-135m, planted; see `probe models`.")
-]
-Text = Annotated[
-    Path | None,
-    typer.Option(help="UTF-8 file or folder to read. Default: the help topics that every Python carries."),
-]
-Context = Annotated[int | None, typer.Option(help="Tokens a sequence. Default 4096; planted models 512.")]
-Sequences = Annotated[int, typer.Option(help="Disjoint sequences to cut from the text.")]
-Bos = Annotated[bool, typer.Option("--bos", help="Put the tokenizer's first token before every sequence.")]
-Window = Annotated[int, typer.Option(help="Tokens that a local head is allowed, itself included.")]
-Sinks = Annotated[int, typer.Option(help="First tokens that a streaming head keeps.")]
-Lengths = Annotated[
-    str | None,
-    typer.Option(help="Prompt lengths in tokens. Default 256,512,1024,2048; planted models 128,256."),
-]
-Depths = Annotated[str, typer.Option(help="Where the needle stands, per cent of the haystack.")]
-Trials = Annotated[int | None, typer.Option(help="Needles for every length and depth.")]
-Dtype = Annotated[str, typer.Option(help="float32, float64, bfloat16 or float16.")]
-Device = Annotated[str, typer.Option(help="cpu or cuda.")]
-Seed = Annotated[int, typer.Option(help="Of everything drawn at random.")]
-Fresh = Annotated[bool, typer.Option("--fresh", help="Move aside a folder that holds another run.")]
-Json = Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")]
 ALL_DEPTHS = "0,25,50,75,100"
 
 
@@ -63,7 +60,7 @@ def _options(
 @app.command()
 def report(
     model: Model = "smollm2-135m",
-    out: Annotated[Path, typer.Option(help="Folder to write.")] = Path("out/report"),
+    out: Out = Path("out/report"),
     text: Text = None,
     context: Context = None,
     sequences: Sequences = 8,
@@ -93,7 +90,7 @@ def report(
 @app.command()
 def scan(
     model: Model,
-    out: Annotated[Path, typer.Option(help="Folder to write.")],
+    out: Out,
     tokens: Annotated[
         Path | None, typer.Option(help="JSON file with a list of lists of ids, read as they are.")
     ] = None,
@@ -124,7 +121,7 @@ def scan(
 @app.command()
 def retrieval(
     model: Model,
-    out: Annotated[Path, typer.Option(help="Folder to write.")],
+    out: Out,
     text: Text = None,
     lengths: Lengths = None,
     depths: Depths = ALL_DEPTHS,
@@ -161,6 +158,11 @@ def models(as_json: Json = False) -> None:
     print("Also: any hub id, local folder with safetensors, or .gguf file.")
 
 
+app.command()(ablate)
+app.command("run")(run_study)
+app.command()(tasks)
+
+
 def _job(command: str, model: str, out: Path, **asked: Any) -> Job:
     if asked.get("lengths") is not None:
         asked["lengths"] = numbers("--lengths", asked["lengths"], int)
@@ -192,11 +194,6 @@ def _print(outcome: Outcome) -> None:
     lines.append(f"{page if 'report.html' in outcome.files else outcome.folder}: {', '.join(outcome.files)}")
     for line in lines:
         print(visible(line))
-
-
-def visible(text: str) -> str:
-    """One line for a terminal: control characters are shown, not obeyed."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def ours(error: ValueError) -> bool:

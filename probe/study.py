@@ -9,7 +9,7 @@ from pathlib import Path
 
 from probe.analyses.ablation import able_baseline
 from probe.analyses.importance import CRITERIA
-from probe.analyses.replacement import MODES
+from probe.analyses.replacement import check_mode
 from probe.errors import ResultsError, StudyError
 from probe.executors import EXECUTORS
 from probe.models import Loaded
@@ -82,15 +82,13 @@ def folder_name(model: str, seed: int) -> str:
 
 
 def _check_names(study: Study) -> None:
-    """Raises StudyError for tasks, modes and criteria that do not exist, before any model is loaded."""
-    for name, values, known in (
-        ("task", study.tasks, TASKS),
-        ("mode", study.modes, MODES),
-        ("criterion", study.criteria, CRITERIA),
-    ):
+    """Raises StudyError and TokensError for names that do not exist, before any model is loaded."""
+    for name, values, known in (("task", study.tasks, TASKS), ("criterion", study.criteria, CRITERIA)):
         for one in values:
             if one not in known:
                 raise StudyError(f"unknown {name} {one!r}; known are {', '.join(known)}")
+    for mode in study.modes:
+        check_mode(mode)
 
 
 class _Models:

@@ -20,6 +20,7 @@ from probe.ledger import Ledger
 from probe.machine import machine, now
 from probe.models import Loaded
 from probe.progress import Progress
+from probe.report import write_report
 from probe.store import write_file
 from probe.study_bench import Benches, Recipe
 from probe.study_file import Study
@@ -142,7 +143,7 @@ def _ablation(part: Part, task: str, benches: Benches, ask: Ask) -> Ablation:
 
 
 def _write(part: Part, ablations: Mapping[str, Ablation], kv_size: int) -> HeadTable:
-    """The tables, each by temporary name and rename. The head table comes last."""
+    """The tables and the page, each by temporary name and rename."""
     found = list(ablations.values())
     table = joined([one.table for one in found])
     documents = {"probe": table.metadata}
@@ -152,4 +153,5 @@ def _write(part: Part, ablations: Mapping[str, Ablation], kv_size: int) -> HeadT
         curves = curves_frame([one.study for one in found])
         write_file(part.folder / CURVES_FILE, formats.parquet(curves, documents))
     table.save(part.folder)
+    write_report(table, part.folder, studies=[one.study for one in found])
     return table
