@@ -95,31 +95,35 @@ def ranked_effects(numbers: pd.DataFrame, metric: str, count: int = 15) -> go.Fi
     return figure.update_yaxes(autorange="reversed", type="category", title=None)
 
 
-LINES = {"ranked": "solid", "reversed": "dash"}
+DASHES = {"ranked": "solid", "reversed": "dash"}
 ORDERS = {"ranked": "best first", "reversed": "best last", "random": "random heads"}
+GREY = "#7d8894"
+_HUES = tuple(colour for colour in COLOURS if colour != "#555555")
+_SYMBOLS = ("circle", "square", "diamond")
 
 
 def removal(curve: RemovalCurve, metric: str, seed: int = 0) -> go.Figure:
     """Task score against the share of heads removed: each criterion's order, reversed, random, and nothing removed.
 
-    The grey band is the range of the random draws' means, of all criteria together; bands of the other lines, the
-    95 % interval over prompts, are drawn where there is one criterion.
+    Solid: the best first; dashed: the best last. The grey band is the range of the random draws' means, of all
+    criteria together; bands of the other lines, the 95 % interval over prompts, are drawn where there is one
+    criterion.
     """
     points = curve.summary(seed)
-    named = points[points["order"] != "random"]
-    criteria = list(dict.fromkeys(named["criterion"]))
+    criteria = list(dict.fromkeys(points.loc[points["order"] != "random", "criterion"]))
     figure = go.Figure()
     _random(figure, curve)
     for index, criterion in enumerate(criteria):
-        for order, dash in LINES.items():
+        colour, symbol = _HUES[index % len(_HUES)], _SYMBOLS[index // len(_HUES) % len(_SYMBOLS)]
+        for order, dash in DASHES.items():
             part = points[(points["criterion"] == criterion) & (points["order"] == order)]
             if not len(part):
                 continue
-            colour = COLOURS[index % len(COLOURS)]
-            label = ORDERS[order] if len(criteria) == 1 else f"{criterion}, {ORDERS[order]}"
             if len(criteria) == 1:
-                _fill(figure, part["share"], part["value_low"], part["value_high"], colour, label)
-            _line(figure, part, label, colour, dash)
+                _fill(figure, part["share"], part["value_low"], part["value_high"], colour, ORDERS[order])
+                _line(figure, part, ORDERS[order], colour, dash=dash)
+            else:
+                _line(figure, part, criterion, colour, dash=dash, symbol=symbol, hidden=order == "reversed")
     clean = float(curve.frame.loc[curve.frame["k"] == 0, "value"].mean())
     figure.add_scatter(
         x=[0, 100 * float(points["share"].max())], y=[clean, clean], mode="lines", name="nothing removed",
@@ -140,8 +144,8 @@ def _random(figure: go.Figure, curve: RemovalCurve) -> None:
     spread.columns = ["k", "share", "value", "value_low", "value_high"]
     count = len(drawn[["criterion", "draw"]].drop_duplicates())
     label = f"{ORDERS['random']} ({count} draw{'s' * (count > 1)})"
-    _fill(figure, spread["share"], spread["value_low"], spread["value_high"], "#555555", label)
-    _line(figure, spread, label, "#555555", "solid", legendrank=2_000)
+    _fill(figure, spread["share"], spread["value_low"], spread["value_high"], GREY, label)
+    _line(figure, spread, label, GREY, legendrank=2_000)
 
 
 def _fill(figure: go.Figure, share: pd.Series, low: pd.Series, high: pd.Series, colour: str, group: str) -> None:
@@ -156,10 +160,22 @@ def _fill(figure: go.Figure, share: pd.Series, low: pd.Series, high: pd.Series, 
     )  # fmt: skip
 
 
-def _line(figure: go.Figure, part: pd.DataFrame, label: str, colour: str, dash: str, legendrank: int = 1_000) -> None:
+def _line(
+    figure: go.Figure,
+    part: pd.DataFrame,
+    label: str,
+    colour: str,
+    *,
+    dash: str = "solid",
+    symbol: str = "circle",
+    hidden: bool = False,
+    legendrank: int = 1_000,
+) -> None:
+    """Means along one path; hidden: from the legend."""
     figure.add_scatter(
         x=100 * part["share"], y=part["value"], name=label, legendgroup=label, mode="lines+markers",
-        line={"color": colour, "width": 2.2, "dash": dash}, marker={"size": 6}, legendrank=legendrank,
+        line={"color": colour, "width": 2.2, "dash": dash}, marker={"size": 6, "symbol": symbol},
+        legendrank=legendrank, showlegend=not hidden,
         text=[f"{part['k'][row]} heads: {with_interval(part, row, 'value')}" for row in part.index],
         hovertemplate="%{text}<extra>%{fullData.name}</extra>",
     )  # fmt: skip

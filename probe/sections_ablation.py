@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import pandas as pd
 import plotly.graph_objects as go
 
 from probe import plots_ablation
 from probe.analyses.agreement import strongest
 from probe.analyses.effects import ESTIMATES, Effects
+from probe.analyses.removal_curve import ORDERS
 from probe.findings_ablation import agreement_in_words, few, told_able
 from probe.markup import Html, el, join
 from probe.sections import figure, scrolling, section, token
@@ -229,15 +231,11 @@ def _removal(study: TaskStudy, index: int) -> list[Html]:
     if study.curve is None:
         return []
     areas = study.curve.area(study.seed)
+    ranked = areas[areas["order"] == "ranked"].set_index("criterion")["area"].sort_values(kind="stable")
+    criteria = list(dict.fromkeys([*ranked.index, *areas["criterion"]]))
     rows = [
-        el(
-            "tr",
-            el("th", areas["criterion"][row], scope="row"),
-            el("td", plots_ablation.ORDERS[areas["order"][row]]),
-            el("td", with_interval(areas, row, "area"), class_="v"),
-            el("td", f"0 to {100 * areas['to'][row]:.0f} %"),
-        )
-        for row in areas.index
+        el("tr", el("th", name, scope="row"), *(el("td", *_area(areas, name, order), class_="v") for order in ORDERS))
+        for name in criteria
     ]
     text = (
         "Heads are removed one after the other and stay removed. A criterion that knows the heads that matter falls "
@@ -245,8 +243,8 @@ def _removal(study: TaskStudy, index: int) -> list[Html]:
         "removing any heads of those layers does."
     )
     caption = (
-        "Grey: random heads, the mean of all draws and the range of their means. Other bands, where there is one "
-        "criterion: 95 % interval over prompts."
+        "Solid: the best first; dashed: the best last. Grey: random heads, the mean of all draws and the range of "
+        "their means. Other bands, where there is one criterion: 95 % interval over prompts."
     )
     note = (
         f"Area: mean {study.task.metric} on the way ({study.unit}), the area under score against share divided by the "
@@ -254,9 +252,15 @@ def _removal(study: TaskStudy, index: int) -> list[Html]:
     )
     return [
         el("h3", "Removing one head after the other"), el("p", text), figure(f"removal_{index}", caption),
-        scrolling("Areas under the removal curves", ("criterion", "order", "area", "span"), rows),
+        scrolling("Areas under the removal curves", ("criterion", *plots_ablation.ORDERS.values()), rows),
         el("p", note, class_="quiet"),
     ]  # fmt: skip
+
+
+def _area(areas: pd.DataFrame, criterion: str, order: str) -> list[str]:
+    """Areas of one criterion in one order, with how far they go."""
+    chosen = areas.index[(areas["criterion"] == criterion) & (areas["order"] == order)]
+    return [f"{with_interval(areas, row, 'area')}, to {100 * areas['to'][row]:.0f} % " for row in chosen]
 
 
 def _methods(study: TaskStudy) -> list[Html]:

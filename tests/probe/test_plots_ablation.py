@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -67,25 +68,36 @@ def test_ranking_is_by_size_with_intervals(ablation_study: TaskStudy) -> None:
     assert set(quiet.marker.color) == {"white"}
 
 
-def lines(curve: RemovalCurve) -> dict[str, object]:
-    return {trace.name: trace for trace in plots.removal(curve, "logit_diff").data if trace.showlegend is not False}
+def lines(curve: RemovalCurve) -> dict[tuple[str, str], Any]:
+    """Traces with points by name and dash."""
+    traces = [trace for trace in plots.removal(curve, "logit_diff").data if trace.fill is None]
+    return {(trace.name, trace.line.dash): trace for trace in traces}
 
 
 def test_removal_draws_every_order_and_the_clean_line(make_curve: Callable[..., RemovalCurve]) -> None:
     curve = make_curve()
     drawn = lines(curve)
-    assert set(drawn) == {"random heads (5 draws)", "best first", "best last", "nothing removed"}
+    assert set(drawn) == {
+        ("random heads (5 draws)", "solid"), ("best first", "solid"), ("best last", "dash"), ("nothing removed", "dot"),
+    }  # fmt: skip
     mean = curve.summary().set_index(["order", "k"])["value"]
-    assert list(drawn["best first"].y) == mean["ranked"].tolist()
-    np.testing.assert_allclose(drawn["random heads (5 draws)"].y, mean["random"], rtol=1e-12)
-    assert drawn["best first"].x[-1] == 100
-    assert set(drawn["nothing removed"].y) == {curve.frame.loc[curve.frame["k"] == 0, "value"].mean()}
+    assert list(drawn["best first", "solid"].y) == mean["ranked"].tolist()
+    # Means of means in another order: a few units in the last place.
+    np.testing.assert_allclose(drawn["random heads (5 draws)", "solid"].y, mean["random"], rtol=1e-12)
+    assert drawn["best first", "solid"].x[-1] == 100
+    assert set(drawn["nothing removed", "dot"].y) == {curve.frame.loc[curve.frame["k"] == 0, "value"].mean()}
 
 
 def test_several_criteria_have_a_line_each_and_one_random_band(make_curve: Callable[..., RemovalCurve]) -> None:
-    drawn = lines(make_curve(("a", "b", "c")))
-    assert {"a, best first", "c, best last", "random heads (15 draws)"} <= set(drawn)
-    assert len({drawn[f"{name}, best first"].line.color for name in "abc"}) == 3
+    names = [f"c{number}" for number in range(10)]
+    drawn = lines(make_curve(tuple(names), draws=2))
+    assert ("random heads (20 draws)", "solid") in drawn
+    looks = {(drawn[name, "solid"].line.color, drawn[name, "solid"].marker.symbol) for name in names}
+    assert len(looks) == 10
+    assert plots.GREY not in {colour for colour, _ in looks}
+    # One entry of the legend a criterion, whichever way round its heads go.
+    assert [drawn[name, "solid"].showlegend for name in names] == [True] * 10
+    assert [drawn[name, "dash"].showlegend for name in names] == [False] * 10
     filled = [trace for trace in plots.removal(make_curve(("a", "b")), "accuracy").data if trace.fill == "toself"]
     assert len(filled) == 1
 

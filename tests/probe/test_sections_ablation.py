@@ -100,3 +100,15 @@ def test_what_is_not_as_usual_is_said(ablation_study: TaskStudy) -> None:
     assert "Gone throughout" not in usual
     other = words(ablation_part(ablation_study, 0, {"positions": [3, 4], "phase": "decode", "given": ["L0H3"]}))
     assert "removed at 3, 4 only. Heads are removed at decode only. Gone throughout: L0H3." in other
+
+
+def test_criteria_stand_by_their_area_the_best_first(
+    make_study: Callable[..., TaskStudy], make_curve: Callable[..., Any], make_effects: Callable[..., Any]
+) -> None:
+    study = make_study((make_effects(),), curve=make_curve(("best", "middle", "awful")[::-1]))
+    tables = re.findall(r"<table>.*?</table>", ablation_part(study), flags=re.S)
+    rows = [words(row).split() for row in re.findall(r"<tr>(.*?)</tr>", tables[-1], flags=re.S)]
+    assert " ".join(rows[0]) == "criterion best first best last random heads"
+    # Invented so that those named first fall earlier.
+    assert [row[0] for row in rows[1:]] == ["awful", "middle", "best"]
+    assert [float(row[1]) for row in rows[1:]] == sorted(float(row[1]) for row in rows[1:])
