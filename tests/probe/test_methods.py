@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+import warnings
+
 import numpy as np
 import pytest
+import torch
 
 from probe.analyses.methods import effects, removed
 from probe.analyses.workbench import Workbench, here
@@ -60,3 +64,21 @@ def test_removed_on_some_prompts_only(bench):
 def test_an_unknown_method_is_named(bench):
     with pytest.raises(TokensError, match="method 'magic'; wanted one of exact"):
         effects(bench, "zero", "magic", here(bench))
+
+
+@pytest.mark.parametrize("method", ["exact", "gradient"])
+def test_a_study_of_a_transformerlens_bridge_gives_the_same_numbers(make_llama, make_task, method):
+    sources = pytest.importorskip("transformer_lens.model_bridge.sources._bridge_builder")
+    plain, task = make_llama(dtype=torch.float32), make_task(4)
+    inner = copy.deepcopy(plain)  # a bridge rebuilds the model that it is given
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the bridge's own remarks about models made in memory
+        bridge = sources.build_bridge_from_module(inner, type(inner).__name__, hf_config=inner.config)
+    ours, theirs = Workbench(load(plain), task), Workbench(load(bridge), task)
+    assert ours.sweep.shares
+    assert not theirs.sweep.shares
+    for mode in ("zero", "mean_all", "resample", "uniform"):
+        first, second = (effects(bench, mode, method, here(bench)) for bench in (ours, theirs))
+        # Two float32 evaluations of three layers with logits of size 5: some hundred roundings of 3e-7 each.
+        np.testing.assert_allclose(second.effect, first.effect, rtol=0, atol=5e-5)
+        assert np.abs(first.effect).max() > 1
