@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 OUT ?= out/report
 
-.PHONY: setup report test test-full check bench notebooks clean
+.PHONY: setup report test test-full check bench bench-gpu notebooks clean
 
 setup: .venv/.ready
 
@@ -32,6 +32,10 @@ check: setup
 
 bench: setup
 	$(BIN)/python -m tests.benchmarks.cpu
+
+# Checks every statistic on a CUDA device and times it; exits with 2 where there is none.
+bench-gpu: setup
+	$(BIN)/python -m tests.benchmarks.gpu
 
 notebooks: setup
 	$(BIN)/python -m notebooks.run

@@ -17,7 +17,7 @@ def decode_statistics(call: Attention, request: DecodeRequest | None = None, *, 
 
     backend: "triton" (split over the keys), "blockwise" (torch, any device), "reference" (dense float64), or "auto":
     what `chosen` says. Raises KernelError for a call that does not fit together, a backend that does not exist, or
-    one that cannot compute this call.
+    one that cannot compute this call: it is never handed to another backend unasked.
     """
     request = DecodeRequest() if request is None else request
     validate_decode(call, request)
@@ -26,10 +26,10 @@ def decode_statistics(call: Attention, request: DecodeRequest | None = None, *, 
         raise KernelError(f"backend {backend!r} does not exist; wanted one of auto, {', '.join(BACKENDS)}")
     reason = refusal(call) if name == "triton" else None
     if reason is not None:
-        raise KernelError(f"backend 'triton' cannot compute this call: {reason}; take 'auto' or 'blockwise'")
+        raise KernelError(f"backend 'triton' cannot compute this call: {reason}; take 'blockwise'")
     return BACKENDS[name](call, request)
 
 
 def chosen(call: Attention) -> str:
-    """What "auto" means for this call: "triton" on a CUDA device where it knows every rule, else "blockwise"."""
-    return "triton" if call.q.device.type == "cuda" and refusal(call) is None else "blockwise"
+    """What "auto" means for this call: "triton" on a CUDA device, "blockwise" everywhere else."""
+    return "triton" if call.q.device.type == "cuda" else "blockwise"

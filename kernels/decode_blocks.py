@@ -9,7 +9,6 @@ from torch import Tensor
 from probe.kernels.decoded import Decoded, DecodeRequest
 from probe.kernels.inputs import Attention
 from probe.kernels.merge import Part, learned_sink, merge, strongest
-from probe.kernels.strips import sequences
 
 BLOCK = 4096
 """Keys a block: its scores, float32, are 16 KiB a query."""
@@ -60,15 +59,6 @@ def finished(call: Attention, part: Part, visible: Int[Tensor, "B H T"], top: To
         top_weight=weight.masked_fill(lost[..., None], torch.nan),
         top_key=top[1].masked_fill(lost[..., None], -1),
     )
-
-
-def visible_keys(call: Attention) -> Int[Tensor, "B H T"]:
-    """Number of keys each query may see, from the rules alone (`allowed` not among them)."""
-    out = torch.zeros(call.q.shape[:3], dtype=torch.long, device=call.q.device)
-    for sequence in sequences(call):
-        low, high = sequence.spans(out.device)
-        out[sequence.index, :, sequence.first_row : sequence.first_row + sequence.n_rows] = high - low
-    return out
 
 
 def key_range(call: Attention) -> tuple[int, int]:

@@ -14,10 +14,11 @@ import triton.language as tl
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from probe.kernels.decode_blocks import finished, key_range, visible_keys
+from probe.kernels.decode_blocks import finished, key_range
 from probe.kernels.decoded import Decoded, DecodeRequest
 from probe.kernels.inputs import Attention
 from probe.kernels.merge import Part, merge_stack, strongest
+from probe.kernels.spans import visible_keys
 from probe.kernels.triton_jit import is_interpreted, jit
 from probe.kernels.triton_tiles import HIDDEN, LN2, LOG2E, bend, ends_of, keys_seen
 
@@ -238,7 +239,7 @@ def triton_decode(call: Attention, request: DecodeRequest) -> Decoded:
         num_stages=tile.stages,
     )
     part = merge_stack(_part(out, sums, arg))
-    return finished(call, part, visible_keys(call), _top(ranked, request.top))
+    return finished(call, part, visible_keys(call)[:, None].expand_as(part.lse), _top(ranked, request.top))
 
 
 def _vector(values: Tensor | None, device: torch.device) -> Tensor | None:
