@@ -25,7 +25,7 @@ from .edit_keys import KnockOut, SinkScale, SinkValueZero
 from .edit_patterns import ByDistance, FrozenPattern, FrozenValues, Identity, SelfOnly, Uniform
 from .edit_rules import MeanSelf, Replace, Scale, Zero
 from .errors import HookError
-from .heads import Head, all_heads, by_layer, kv_group, whole_layer
+from .heads import Head, all_heads, by_layer, head_sites, kv_group, whole_layer
 from .part import Part, Rule, as_index
 from .positions import Positions, checked, marked
 
@@ -93,8 +93,9 @@ def edit(model: nn.Module, edits: Sequence[Edit]) -> Iterator[None]:
     its way, for an edited layer that never ran, and for a position that no prompt reached and no decoding followed.
     """
     plans: dict[Site, list[_Plan]] = {}
+    known = head_sites(model) if edits else {}
     for one in edits:
-        for site, heads in by_layer(model, one.heads).items():
+        for site, heads in by_layer(known, one.heads).items():
             plans.setdefault(site, []).append(_Plan(one, site.layer, torch.tensor(heads)))
     if not plans:
         yield

@@ -16,9 +16,12 @@ from .spec import head_count, kv_head_count, main_sites
 Head = tuple[int, int]
 """Layer and query head, both from 0."""
 
+HeadSites = dict[int, tuple[Site, int, int]]
+"""Layer -> (site, query heads, key/value heads)."""
 
-def head_sites(model: nn.Module) -> dict[int, tuple[Site, int, int]]:
-    """Layer -> (site, query heads, key/value heads) of the stack a model is known by (see `spec.main_sites`).
+
+def head_sites(model: nn.Module) -> HeadSites:
+    """Sites and counts of the stack a model is known by (see `spec.main_sites`).
 
     For transformers and TransformerLens models. Layers without attention are not in it.
     """
@@ -49,12 +52,11 @@ def kv_group(model: nn.Module, layer: int, group: int) -> tuple[Head, ...]:
     return tuple((layer, head) for head in range(group * size, (group + 1) * size))
 
 
-def by_layer(model: nn.Module, heads: Sequence[Head]) -> dict[Site, tuple[int, ...]]:
-    """Site -> ascending head numbers, in the order of the layers.
+def by_layer(known: HeadSites, heads: Sequence[Head]) -> dict[Site, tuple[int, ...]]:
+    """Site -> ascending head numbers, in the order of the layers; known: as `head_sites` gives it.
 
     Raises HookError for a layer or head that the model does not have, and for one that is named twice.
     """
-    known = head_sites(model)
     named: dict[Site, set[int]] = {}
     for layer, head in heads:
         site, count, _ = _at(known, layer)
@@ -66,7 +68,7 @@ def by_layer(model: nn.Module, heads: Sequence[Head]) -> dict[Site, tuple[int, .
     return {site: tuple(sorted(named[site])) for site in sorted(named, key=lambda site: site.layer)}
 
 
-def _at(known: dict[int, tuple[Site, int, int]], layer: int) -> tuple[Site, int, int]:
+def _at(known: HeadSites, layer: int) -> tuple[Site, int, int]:
     if layer not in known:
         raise HookError(f"no attention in layer {layer}; the model has it in {sorted(known)}")
     return known[layer]

@@ -6,12 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import hypothesis
 import pytest
 import torch
+from hypothesis import strategies as st
 from torch import Tensor
 
 from probe.hooks import attention
-from probe.hooks.call import AttentionCall
+from probe.hooks.call import AttentionCall, Site
 from probe.hooks.edits import (
     ByDistance,
     Edit,
@@ -29,6 +31,7 @@ from probe.hooks.edits import (
     SinkValueZero,
     Uniform,
     Zero,
+    _Plan,
     all_heads,
     edit,
     kv_group,
@@ -176,6 +179,32 @@ def test_edits_go_in_the_order_given(llama: Any, watch: Callable[..., Any]) -> N
     assert torch.equal(first[:, 3, 5:7], 2 * plain[:, 3, 5:7])
     _, seen = watch(llama.model, llama.inputs, [doubled, replaced])
     assert bool((seen[0].edited[:, 2, 4:6] == 3).all())
+
+
+HEADS = st.lists(st.integers(0, 5), min_size=1, max_size=4, unique=True)
+PLACES = st.none() | st.lists(st.integers(0, 11), min_size=1, max_size=4)
+ROWS = st.sampled_from([None, slice(0, 1), slice(1, 2), slice(0, 2, 2), slice(-1, None)])
+
+
+@hypothesis.settings(max_examples=40, deadline=None, derandomize=True)
+@hypothesis.given(asked=st.lists(st.tuples(HEADS, st.sampled_from("0x+"), PLACES, ROWS), min_size=1, max_size=5))
+def test_any_list_of_edits_is_what_loops_over_it_give(asked: list[tuple[list[int], str, Any, Any]]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = torch.randn(3, 2, 6, 12, 8, generator=generator).unbind(0)
+    call = AttentionCall(Site("a", "decoder", "self", 3), torch.nn.Identity(), q, k[:, :2], v[:, :2], None, True, 0.3)
+    values = torch.randn(1, 6, 12, 8, generator=generator)
+    known: dict[str, Rule] = {"0": Zero(), "x": Scale(-3.0), "+": Replace(values)}
+    given = call.attend()
+    wanted = given.clone()
+    for heads, name, places, rows in asked:
+        one = Edit(tuple((3, head) for head in heads), known[name], positions=places, rows=rows)
+        _Plan(one, 3, torch.tensor(sorted(heads))).apply(call, given)
+        for row in range(2)[rows or slice(None)]:
+            for head in heads:
+                for t in set(places if places is not None else range(12)):
+                    old = wanted[row, head, t].clone()
+                    wanted[row, head, t] = {"0": old * 0, "x": old * -3.0, "+": values[0, head, t]}[name]
+    assert torch.equal(given, wanted)
 
 
 def test_contexts_nest_the_outer_first(llama: Any, watch: Callable[..., Any]) -> None:

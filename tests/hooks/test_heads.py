@@ -36,5 +36,5 @@ def test_groups_are_those_that_share_keys(build: Callable[[str], Any]) -> None:
 
 
 def test_heads_are_sorted_by_layer(llama: Any) -> None:
-    found = by_layer(llama.model, ((1, 4), (0, 2), (1, 1)))
+    found = by_layer(head_sites(llama.model), ((1, 4), (0, 2), (1, 1)))
     assert [(site.layer, heads) for site, heads in found.items()] == [(0, (2,)), (1, (1, 4))]
