@@ -153,5 +153,6 @@ def _write(part: Part, ablations: Mapping[str, Ablation], kv_size: int) -> HeadT
         curves = curves_frame([one.study for one in found])
         write_file(part.folder / CURVES_FILE, formats.parquet(curves, documents))
     table.save(part.folder)
-    write_report(table, part.folder, studies=[one.study for one in found])
+    again = f"probe run {STUDY_FILE} --out again  # {STUDY_FILE}: the one beside this page"
+    write_report(table, part.folder, studies=[one.study for one in found], command=again)
     return table
