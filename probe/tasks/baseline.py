@@ -94,8 +94,10 @@ def _sentence(
     start = f"{task.name}, {len(task.prompts)} prompts{few}: {task.metric} {told(*value)}"
     if np.isnan(share[0]):
         return f"{start}; it has no answers, so nothing can be right or wrong."
-    verdict = (
-        "the model can do it." if able
-        else "no better than guessing: there is nothing here for an ablation to break."
-    )  # fmt: skip
+    if not able:
+        verdict = "no better than guessing: there is nothing here for an ablation to break."
+    elif share[0] < 0.5:
+        verdict = "better than guessing, though more often wrong than right."
+    else:
+        verdict = "the model can do it."
     return f"{start}, accuracy {told(*share)} where guessing has {number(task.chance)}; {verdict}"

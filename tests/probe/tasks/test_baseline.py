@@ -82,3 +82,13 @@ def test_kl_of_the_clean_run_is_zero_and_a_task_without_answers_is_not_judged(pl
     assert np.isnan(mute.accuracy)
     assert mute.able
     assert mute.sentence.endswith("it has no answers, so nothing can be right or wrong.")
+
+
+def test_seldom_right_is_not_called_done(planted: Loaded):
+    task = build("induction", planted, prompts=8)
+    targets = tuple(p.target_ids[:8] + (0,) * 23 for p in task.prompts)  # type: ignore[index]
+    spoilt = tuple(replace(p, target_ids=wrong) for p, wrong in zip(task.prompts, targets, strict=True))
+    found = baseline(planted.model, replace(task, prompts=spoilt))
+    assert found.accuracy == pytest.approx(8 / 31)
+    assert found.able
+    assert found.sentence.endswith("better than guessing, though more often wrong than right.")

@@ -12,6 +12,7 @@ from probe.tasks.evaluate import logits_at
 
 IDS = torch.randint(0, 60, (3, 9), generator=torch.Generator().manual_seed(0))
 PLACES = [[[8], [8], [8]], [[0, 4], [3, 4], [7, 8]], [[8, 1], [2, 1], [0, 0]]]
+PLACES += [[[1, 4, 8]] * 3, [[8, 1]] * 3, [[3, 3]] * 3]
 
 
 @pytest.mark.parametrize("places", PLACES)
