@@ -28,8 +28,9 @@ class HybridResult:
     top: the k units whose mean is farthest from 0, strongest first, each measured on all prompts if certain.
     doubt: bound on the probability that a full sweep over the same prompts has other units among its k strongest.
     certain: doubt ≤ 1 − confidence. It takes a unit's errors (exact − estimate) for normal over prompts, with
-    variances that spread over units as `estimate_error` learns them, and prompts for drawn at random; it says
-    nothing about other prompts, and nothing about the order within the top until all of it is measured.
+    variances that spread over units as `estimate_error` learns them, and prompts for drawn at random. It says
+    nothing about other prompts, and it cannot know of a unit that matters on a share p of the prompts which its
+    estimates do not tell apart: with probability (1 − p)^n none of them is among the n of the screening.
     layer_forwards: the cost of what was measured, in the unit of `costs`; the estimates' own is not in it.
     """
 
@@ -53,25 +54,28 @@ def hybrid(
     seed: int = 0,
     confidence: float = CONFIDENCE,
     budget: float | None = None,
+    screening: int | None = None,
 ) -> HybridResult:
     """Measure until the `top` units of largest |mean effect| over all N prompts are certain.
 
-    Every unit is first measured on a few prompts (N / 32, at least 2), so that one whose estimate is wrong
-    altogether is seen: no bound rests on the estimates alone. What that shows of the estimates' errors gives every
+    Every unit is first measured on the same few prompts, so that one whose estimate is wrong altogether is seen:
+    no bound rests on the estimates alone. What that shows of the estimates' errors gives every
     unit's mean effect a distribution (`estimate_error`). A unit is misplaced when its mean is on the wrong side of
     a cut between the k-th and the next; the sum of these probabilities, at the best cut, is the doubt. While it is
     above 1 − confidence, the units that add most to it per layer-forward are measured on half as many prompts
     again; then the top is measured on all prompts. Prompts are taken in one seeded random order.
 
     costs: of each unit on all prompts, in layer-forwards: L − l in layer l of L. n of the N prompts cost n/N of it.
-    budget: stop before a round that would pass it; the result then says that it is not certain. Screening is
-    always done.
+    screening: prompts of the first round (None: N / 32, at least 3); more find units that matter on few prompts.
+    budget: stop before a round that would pass it; the result then says that it is not certain. The first round
+    is always run.
     Raises TokensError for fewer than top + 1 units, arguments out of range, and values that are not finite.
     """
-    _check(estimates, costs, top, confidence)
-    race = _Race(estimates, costs, measure, seed)
     count = estimates.shape[1]
-    race.extend(np.full(len(estimates), min(count, max(2, -(-count // 32)))))
+    first = max(3, -(-count // 32)) if screening is None else screening
+    _check(estimates, costs, top, confidence, first)
+    race = _Race(estimates, costs, measure, seed)
+    race.extend(np.full(len(estimates), min(count, first)))
     spread = race.spread()
     allowed, rounds = 1 - confidence, 1
     while True:
@@ -162,12 +166,15 @@ def _misplaced(means: Means, order: Int[np.ndarray, "U"], top: int) -> Float[np.
     return min(tried, key=lambda probabilities: float(probabilities.sum()))
 
 
-def _check(estimates: np.ndarray, costs: np.ndarray, top: int, confidence: float) -> None:
+def _check(estimates: np.ndarray, costs: np.ndarray, top: int, confidence: float, screening: int) -> None:
     units, prompts = estimates.shape
     if not 0 < top < units:
         raise TokensError(f"hybrid: the {top} strongest of {units} units; wanted 1 to {units - 1}")
-    if prompts < 2 or not 0 < confidence < 1:
-        raise TokensError(f"hybrid: {prompts} prompts, confidence {confidence}; wanted 2 or more, within 0 to 1")
+    if prompts < 2 or screening < 2 or not 0 < confidence < 1:
+        raise TokensError(
+            f"hybrid: {prompts} prompts, {screening} of them at first, confidence {confidence}; wanted 2 or more, "
+            "2 or more, within 0 to 1"
+        )
     if costs.shape != (units,) or not (costs > 0).all():
         raise TokensError(f"hybrid: costs of shape {costs.shape}; wanted {units} positive numbers")
     if not np.isfinite(estimates).all():
