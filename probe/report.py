@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from probe import plots, plots_retrieval, sections
-from probe.columns import SCAN_COLUMNS, describe
+from probe.columns import describe
 from probe.errors import ResultsError
 from probe.findings import FEW_TRIALS, findings, limits, uncertainty
 from probe.findings_ablation import ablation_findings, ablation_limits, ablation_uncertainty
@@ -105,11 +105,6 @@ def _asset(name: str) -> str:
     return (Path(__file__).parent / "page" / name).read_text(encoding="utf-8")
 
 
-def scanned(table: HeadTable) -> bool:
-    """Whether the table holds any of a scan's metrics, or no metric at all: then the page says what is missing."""
-    return any(name in SCAN_COLUMNS for name in table.metrics)
-
-
 def _summary(table: HeadTable, studies: Sequence[TaskStudy]) -> str:
     """What was measured, in one sentence or two."""
     frame, metadata = table.frame, table.metadata
@@ -132,7 +127,7 @@ def _parts(
     studies: Sequence[TaskStudy],
 ) -> dict[str, tuple[str, Html]]:
     """Identifier of each section → its name in the contents, and the section."""
-    whole = scanned(table)
+    whole = table.scanned
     found = [finding for study in studies for finding in ablation_findings(study)]
     ends = limits(table, tokens, run) if whole else []
     notes = [uncertainty(table)] if whole else []

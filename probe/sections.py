@@ -252,7 +252,7 @@ def made_part(table: HeadTable, command: str | None) -> Html:
         "made", "How it was made",
         el("h3", "To make it again"), shown,
         el("h3", "Recorded with the results"), el("dl", *facts, class_="facts"),
-        el("h3", "Definitions"), el("p", notation),
+        el("h3", "Definitions"), el("p", notation) if table.scanned else None,
         scrolling("Definitions of the columns", ("column", "what it is", "formula", "unit"), rows),
     )  # fmt: skip
 

@@ -267,7 +267,7 @@ def _methods(study: TaskStudy) -> list[Html]:
     """How each method works, where it comes from, what it cost."""
     lines = [
         el("li", el("strong", one.method), f" ({one.mode}): {METHODS.get(one.method, one.method)}. "
-           f"{one.layer_forwards:,.0f} layer-forwards.")
+           f"{one.layer_forwards:,.0f} layer-forwards.", *(f" {note[:1].upper()}{note[1:]}." for note in one.notes))
         for one in study.effects
     ]  # fmt: skip
     cost = "A layer-forward is one block run over all prompts; a backward through it counts two."

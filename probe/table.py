@@ -119,6 +119,11 @@ class HeadTable:
         """Names of the metrics, in METRICS' order."""
         return metrics_of(self.frame.columns)
 
+    @property
+    def scanned(self) -> bool:
+        """Whether the table holds a scan's metrics, not only what was joined to a model's heads."""
+        return any(name in SCAN_COLUMNS for name in self.frame)
+
     def profile(self, name: str, row: int) -> np.ndarray:
         """What `profiles[name]` [L, H, …] holds for the head in table row `row`.
 

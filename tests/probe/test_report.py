@@ -177,7 +177,7 @@ def test_a_study_alone_gives_a_page_of_it(effect_table: HeadTable, ablation_stud
     assert "270 heads in 30 layers. Removed one at a time on ioi (64 prompts)." in said
     for heading in ("Findings", "Without a head: ioi", "Maps", "All heads", "How it was made", "Limits"):
         assert f" {heading} " in said
-    for missing in ("Roles", "Sink tokens", "Where telling heads look", "Retrieval", "Not measured"):
+    for missing in ("Roles", "Sink tokens", "Where telling heads look", "Retrieval", "Not measured", "Streaming keeps"):
         assert missing not in said
     assert "#ablation-0" in found.links
     assert set(found.links) <= {f"#{identifier}" for identifier in found.ids}

@@ -112,3 +112,11 @@ def test_criteria_stand_by_their_area_the_best_first(
     # Invented so that those named first fall earlier.
     assert [row[0] for row in rows[1:]] == ["awful", "middle", "best"]
     assert [float(row[1]) for row in rows[1:]] == sorted(float(row[1]) for row in rows[1:])
+
+
+def test_what_effects_rest_on_stands_beside_their_method(
+    make_study: Callable[..., TaskStudy], make_effects: Callable[..., Any]
+) -> None:
+    study = make_study((replace(make_effects(), notes=("means over 64 held-out prompts", "<b>")),))
+    markup = ablation_part(study)
+    assert "4,185 layer-forwards. Means over 64 held-out prompts. &lt;b&gt;." in markup

@@ -228,6 +228,8 @@ def test_a_table_of_heads_alone_is_there_to_be_filled(tmp_path: Path) -> None:
     joined = table.with_columns(added)
     assert list(joined.frame)[5:] == ["x", "x_low", "x_high", "x_p", "x_q", "n_x", "roles"]
     assert joined.metrics == ["x"]
+    assert not joined.scanned
+    assert small().scanned
     joined.save(tmp_path)
     assert HeadTable.load(tmp_path).frame.equals(joined.frame)
     with pytest.raises(ResultsError, match="4 heads cannot share 3 key/value heads"):
