@@ -13,7 +13,6 @@ import json
 import re
 import subprocess
 import tempfile
-import time
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
@@ -72,7 +71,6 @@ class Code:
     hmma: int
     exponentials: int
     instructions: int
-    seconds: float
 
 
 def cases() -> list[Case]:
@@ -148,7 +146,6 @@ def decode_case(
 
 def compiled(case: Case, arch: int) -> Code:
     """Compile for an architecture and read the machine code."""
-    begun = time.perf_counter()
     names = case.function.arg_names
     # As a launch specialises its arguments: a stride of 1 is a constant, pointers and other strides divide by 16.
     unit = {name: 1 for name in case.signature if re.fullmatch(r"stride_\w?d|s[qkv]_d", name)}
@@ -158,7 +155,6 @@ def compiled(case: Case, arch: int) -> Code:
     attributes = {(names.index(name),): [["tt.divisibility", 16]] for name in aligned if name not in constants}
     source = ASTSource(case.function, signature, constexprs=constants, attrs=attributes)
     made = triton.compile(source, target=GPUTarget("cuda", arch, 32), options=case.options)
-    seconds = time.perf_counter() - begun
     counted = Counter(opcodes(made.asm["cubin"]))
     usage = resources(made.asm["cubin"])
     return Code(
@@ -176,7 +172,6 @@ def compiled(case: Case, arch: int) -> Code:
         hmma=counted["HMMA"],
         exponentials=counted["MUFU"],
         instructions=sum(counted.values()) - counted["NOP"],
-        seconds=round(seconds, 1),
     )
 
 
@@ -245,7 +240,7 @@ def _name(dtype: torch.dtype) -> str:
 
 
 def main() -> None:
-    """Compile everything (hours of nothing but the compiler are minutes on a free core), write both files."""
+    """Compile everything (about half an hour on a free core; Triton keeps what it has compiled), write both files."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", default="", help="kernels whose name holds this text; nothing is written")
     only = parser.parse_args().only

@@ -45,7 +45,7 @@ def test_every_kernel_has_a_name_of_its_own() -> None:
 def code() -> Code:
     names = {"label": "x", "kernel": "rows", "dtype": "bfloat16", "tile": "128 x 64, 8 warps, 3 stages"}
     numbers = {"width": 128, "arch": 90, "registers": 250, "stack": 0, "shared": 65_536, "spills": 0, "hgmma": 4}
-    return Code(**names, **numbers, hmma=0, exponentials=9, instructions=1000, seconds=1.0)
+    return Code(**names, **numbers, hmma=0, exponentials=9, instructions=1000)
 
 
 @pytest.mark.parametrize(
