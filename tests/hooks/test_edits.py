@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import hypothesis
@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from probe.hooks import attention
+from probe.hooks.bounds import z_bound
 from probe.hooks.call import AttentionCall, Site
 from probe.hooks.edits import (
     ByDistance,
@@ -45,11 +46,11 @@ CLOSE = 1e-6
 WINDOWED = ["llama", "gpt2", "mistral", "gemma2", "gemma3", "gpt_oss"]
 
 
-def rules(call: AttentionCall) -> list[Rule]:
-    """One of each, that fits one row of the call."""
+def rules(call: AttentionCall, dtype: torch.dtype = torch.float32) -> list[Rule]:
+    """One of each, that fits one row of the call, given the same bfloat16 numbers in any dtype."""
     generator = torch.Generator().manual_seed(0)
-    q, k, v = (torch.randn(1, *t.shape[1:], generator=generator) for t in (call.q, call.k, call.v))
-    values = torch.randn(1, *call.q.shape[1:3], call.v.shape[-1], generator=generator)
+    shapes = [t.shape[1:] for t in (call.q, call.k, call.v)] + [(*call.q.shape[1:3], call.v.shape[-1])]
+    q, k, v, values = (torch.randn(1, *shape, generator=generator).bfloat16().to(dtype) for shape in shapes)
     return [
         Zero(),
         Replace(values),
@@ -140,6 +141,31 @@ def test_one_row_a_head_equals_one_run_a_head(llama: Any) -> None:
                 with edit(llama.model, [Edit(((1, head),), rule)]):
                     alone = llama.model(ids.expand(6, -1)).logits[head]
                 assert torch.equal(swept[head], alone)
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma2", "gpt_oss", "deepseek_v3"])
+def test_every_rule_in_bfloat16(name: str, part_of: Callable[..., Part]) -> None:
+    """Against the same rule on the same numbers in float64, which the tests of the rules prove."""
+    wide = part_of(name, rows=slice(0, 1), wide=False)
+    names = [n for n in ("q", "k", "v", "sinks") if getattr(wide.whole, n) is not None]
+    with torch.no_grad():
+        call = replace(wide.whole, **{n: getattr(wide.whole, n).bfloat16() for n in names})
+        half = replace(wide, whole=call, current=wide.current.bfloat16())
+        exact = replace(call, **{n: getattr(call, n).double() for n in names})
+        part = replace(wide, whole=exact, current=half.current.double())
+        for narrow, rule in zip(rules(call, torch.bfloat16), rules(call, torch.float64), strict=True):
+            given, wanted = narrow(half), rule(part)
+            assert given.dtype == torch.bfloat16
+            used = call
+            if isinstance(narrow, FrozenPattern):
+                used = replace(call, q=narrow.q, k=narrow.k)
+            if isinstance(narrow, FrozenValues):
+                used = replace(call, v=narrow.v)
+            # Twice, since SinkScale adds two parts, each with weights of its own.
+            assert (given - wanted).abs().max() <= 2 * z_bound(used), rule
+            if isinstance(rule, Replace | FrozenPattern | FrozenValues):
+                with pytest.raises(HookError, match=r"are torch\.float64; the model computes in torch\.bfloat16"):
+                    rule(half)
 
 
 @dataclass
