@@ -58,16 +58,16 @@ def test_right_end_of_one_step_is_the_clean_gradient(make_llama, make_task):
 def test_converges_as_steps_grow(make_llama, make_task):
     """The midpoint's error falls with the square of the steps, that of either end with the steps."""
     model, task = make_llama(layers=2), make_task(2)
-    fine = integrated(model, task, EVERY, steps=400).z
+    fine = integrated(model, task, EVERY, steps=192).z
 
     def error(steps, points):
         return np.abs(integrated(model, task, EVERY, steps=steps, points=points).z - fine).max()
 
     # Once the path is resolved, 4 times the steps make 1/16 and 1/4; the softmax's own curvature is left room.
-    assert error(96, "midpoint") < error(24, "midpoint") / 8
+    assert error(48, "midpoint") < error(12, "midpoint") / 8
     for points in ("left", "right"):
-        assert 1 / 6 < error(96, points) / error(24, points) < 1 / 3
-    assert error(24, "midpoint") < error(24, "left") / 4
+        assert 1 / 6 < error(48, points) / error(12, points) < 1 / 3
+    assert error(48, "midpoint") < error(48, "left") / 4
 
 
 def test_a_mode_may_stand_in_for_the_twin(make_llama, make_task):
