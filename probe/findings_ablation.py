@@ -58,14 +58,12 @@ def _sign(study: TaskStudy, helps: bool) -> Finding:
     title = (
         f"{noun.capitalize()} that {study.task.name} needs" if helps else f"{noun.capitalize()} that work against it"
     )
-    measured = int(numbers["effect"].notna().sum())
-    of = f"{measured} {noun}" + (f" measured, of {len(numbers)}" if measured < len(numbers) else "")
     if study.smallest_p > LEVEL:
         text = f"Not decided: {study.counted} give no p-value below {number(study.smallest_p)}."
     else:
         count = str(int(passed.sum())) if passed.any() else "None"
         move = "falls" if helps else "rises"
-        text = f"{count} of {of}: with one of them removed, {metric} {move} (q < {LEVEL:g}, "
+        text = f"{count} of {study.measured(study.lead)}: with one of them removed, {metric} {move} (q < {LEVEL:g}, "
         text += f"corrected for all {len(numbers)}{_large(study, numbers['effect'][passed])})."
     if study.effects[study.lead].method in ESTIMATES:
         text += " Estimated to first order, not measured."

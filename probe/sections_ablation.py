@@ -41,12 +41,12 @@ MODES: Mapping[str, str] = {
 """What stands in the place of a removed head's output (z), in words; {} is what follows a mode's colon."""
 METHODS: Mapping[str, str] = {
     "exact": "each one is removed in turn and the prompts are run again",
-    "gradient": "one gradient stands for all removals: ⟨∂metric/∂z, z − z′⟩, summed over positions (Nanda 2023, "
-    "Attribution Patching); first order, with attention recomputed exactly for queries and keys after Kramár et al. "
-    "2024, AtP*",
+    "gradient": "one gradient stands for all removals: ⟨∂metric/∂z, z − z′⟩, summed over positions, z′ being what "
+    "stands in the place of z; first order (Nanda 2023, Attribution patching)",
     "integrated": "gradients averaged along the way from the clean prompt to its corrupted twin (Hanna et al. 2024, "
     "EAP-IG)",
-    "hybrid": "estimated by gradient first, then measured exactly wherever the estimate leaves the strongest in doubt",
+    "hybrid": "estimated by gradient, then all measured on a few prompts, then on all prompts those that may be among "
+    "the strongest",
 }
 METRIC_WORDS: Mapping[str, str] = {
     "logit_diff": "mean logit of the right next tokens less mean logit of the wrong ones",
@@ -187,11 +187,9 @@ def _counted(study: TaskStudy, place: int) -> str:
     """How many were measured, how many pass, and what stands in their place."""
     one, numbers = study.effects[place], study.numbers[place]
     passed = int((numbers["effect_q"] < plots_ablation.LEVEL).sum())
-    measured = int(numbers["effect"].notna().sum())
-    count = f"{measured} of {len(numbers)} {study.noun}" if measured < len(numbers) else f"All {measured} {study.noun}"
     return (
-        f"{count} {_verb(one)}; {passed} pass at q < {plots_ablation.LEVEL:g}. In a removed head's place stands "
-        f"{_stands(one.mode)}."
+        f"{_verb(one)}: {study.measured(place)}; {passed} pass at q < {plots_ablation.LEVEL:g}. In a removed head's "
+        f"place stands {_stands(one.mode)}."
     )
 
 
@@ -201,7 +199,7 @@ def _stands(mode: str) -> str:
 
 
 def _verb(one: Effects) -> str:
-    return "estimated" if one.method in ESTIMATES else "measured"
+    return "Estimated" if one.method in ESTIMATES else "Measured"
 
 
 def _heading(one: Effects) -> str:

@@ -121,6 +121,14 @@ class TaskStudy:
                     found[index] = (same[0], agreement(one, self.effects[same[0]]))
         return found
 
+    def measured(self, index: int) -> str:
+        """`270 heads`; `14 of 270 heads`; `14 heads on all prompts, 256 on some, of 270`: what was measured."""
+        n, prompts = self.numbers[index]["n_effect"], len(self.task.prompts)
+        whole, some = int((n == prompts).sum()), int(((n > 0) & (n < prompts)).sum())
+        if some:
+            return f"{whole} {self.noun} on all prompts, {some} on some, of {len(n)}"
+        return f"{len(n)} {self.noun}" if whole == len(n) else f"{whole} of {len(n)} {self.noun}"
+
     def mapped(self, index: int) -> bool:
         """Whether effects have a place in a map: no two units share a head."""
         heads = [head for unit in self.effects[index].units for head in unit.heads]

@@ -35,7 +35,7 @@ def test_the_section_says_what_was_asked_and_found(ablation_study: TaskStudy) ->
     for sentence in (
         "Without a head: ioi", "Which of two names came once. 64 prompts, 3 tokens each, made from seed 0.",
         "Each has a corrupted twin (s2_io).", "mean logit of the right next tokens less mean logit of the wrong ones",
-        "Right: 0.90 [0.85, 0.95] of the time", "Mean ablation, exact", "All 270 heads measured;",
+        "Right: 0.90 [0.85, 0.95] of the time", "Mean ablation, exact", "Measured: 270 heads;",
         "position by position (Wang et al. 2022)", "The strongest heads", "Gradient against exact, mean ablation",
         "Missed: L20H3.", "Removing one head after the other", "How it was found out", "4,185 layer-forwards",
         "Benjamini and Hochberg 1995",
@@ -59,7 +59,7 @@ def test_units_that_share_heads_are_ranked_without_a_map(
     sets = tuple(replace(unit, name=f"set:{unit.name}", kind="set", heads=((0, 0),)) for unit in effects.units)
     study = make_study((replace(effects, units=sets),))
     assert places(ablation_part(study)) == set(ablation_figures(study)) == {"effects_ranked_0"}
-    assert "All 270 sets of heads measured" in words(ablation_part(study))
+    assert "Measured: 270 sets of heads;" in words(ablation_part(study))
 
 
 def test_prompts_and_tokens_stay_text(ablation_study: TaskStudy) -> None:

@@ -75,3 +75,14 @@ def test_study_of_words_the_task(make_study: Callable[..., TaskStudy]) -> None:
     judged = tuple(replace(prompt, answer_ids=(), wrong_ids=(), target_ids=(9,)) for prompt in made.task.prompts)
     task = replace(made.task, name="ioi", metric="neg_loss", prompts=judged)
     assert study_of(task, made.effects, None).answers == ("#9",)
+
+
+def test_what_was_measured_is_told_whole_or_in_part(
+    make_study: Callable[..., TaskStudy], make_effects: Callable[..., Effects]
+) -> None:
+    assert make_study((make_effects(),)).measured(0) == "270 heads"
+    some = make_effects("hybrid", measured=14)
+    assert make_study((some,)).measured(0) == "14 of 270 heads"
+    ablated = make_effects().ablated.copy()
+    ablated[14:, 8:] = np.nan
+    assert make_study((replace(some, ablated=ablated),)).measured(0) == "14 heads on all prompts, 256 on some, of 270"
