@@ -186,10 +186,14 @@ class Tile:
 
 
 def tile_of(rows: int, call: Attention) -> Tile:
-    """The tile for `rows` query rows of one key/value head: 16, 32 or 64 rows, 64 keys, 32 where k and v are wide."""
-    size = 16 if rows <= 16 else 32 if rows <= 32 else 64
+    """The tile for `rows` query rows of one key/value head: 16, 32 or 64 of them.
+
+    64 keys, 32 where rows are many or k and v are wide: more spill registers (compiled for sm_80 and sm_90).
+    """
     wide = (padded(call.q.shape[3]) + padded(call.v.shape[3])) * call.q.dtype.itemsize > 1024
-    return Tile(size, 32 if wide else 64, 4, 2)
+    if rows <= 16:
+        return Tile(16, 32 if wide else 64, 4, 2)
+    return Tile(32, 32, 4, 2) if rows <= 32 else Tile(64, 32, 8, 2)
 
 
 def padded(width: int) -> int:
