@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -24,6 +25,11 @@ def _fused(call: Attention, request: Request) -> tuple[Float[Tensor, "B H T Dv"]
 BACKENDS = {"blockwise": blockwise, "triton": _fused, "reference": reference}
 
 
+def chosen(device: torch.device, backend: str = "auto") -> str:
+    """The name of the backend that serves tensors of a device: what "auto" means there, or the one that was named."""
+    return ("triton" if device.type == "cuda" else "blockwise") if backend == "auto" else backend
+
+
 def attention_statistics(
     call: Attention, request: Request | None = None, *, backend: str = "auto"
 ) -> tuple[Float[Tensor, "B H T Dv"], Statistics]:
@@ -36,7 +42,7 @@ def attention_statistics(
     rule that the GPU kernels cannot be told (a mask or bias that is a Python function, float64): such a call is never
     handed to another backend unasked; the error says to name "blockwise".
     """
-    name = ("triton" if call.q.device.type == "cuda" else "blockwise") if backend == "auto" else backend
+    name = chosen(call.q.device, backend)
     if name not in BACKENDS:
         raise KernelError(f"backend {backend!r} does not exist; wanted one of auto, {', '.join(BACKENDS)}")
     request = Request() if request is None else request

@@ -131,8 +131,8 @@ class Sweep:
         for pairs, out in self.lookup.values():
             pairs.mass(part, out[:, rows])
         if self.raw.argmax is not None and high > low:
-            first = low + self.sequence.first_key
-            self.raw.argmax[self.sequence.index, self.item.heads, rows] = weights.argmax(-1) + first
+            low_key = low + self.sequence.first_key
+            self.raw.argmax[self.sequence.index, self.item.heads, rows] = weights.argmax(-1) + low_key
         if part.seen is not None:
             self.raw.visible[self.sequence.index, self.item.heads, rows] = part.seen.sum(-1)
 

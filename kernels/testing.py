@@ -116,8 +116,8 @@ def allowed_error(name: str, truth: Statistics, bound: Bound) -> Tensor | float:
         return bound.part * bound.values * share[..., None] + TINY
     if name == "streaming" and truth.streaming is not None:
         entries = bound.pattern.shape[2] * truth.sink_part.shape[-1]
-        error = entries**0.5 * 4 * bound.part * bound.values
-        return 2 * truth.streaming.sqrt() * error + error**2
+        error = math.sqrt(entries) * 4 * bound.part * bound.values
+        return 2 * error * truth.streaming.sqrt() + error * error
     if name.startswith("effects.") and bound.push is not None:
         return 4 * bound.part * bound.push + TINY
     value = _named(truth, name)

@@ -161,6 +161,8 @@ def _rows(facts: Facts, tiles: Tiles) -> tuple[dict[str, Any], dict[str, bool]]:
         "BLOCK_N": tiles.keys,
         # Beside the sums of the rest, those of the local keys: smaller tiles leave registers for both.
         "LOCAL_BLOCK": max(16, tiles.keys // 2),
+        "STAGES": tiles.stages,
+        "LOCAL_STAGES": 2,
         "SINK_BLOCK": _power(facts.sinks),
         "CAUSAL": facts.causal,
         "SIGMOID": facts.sigmoid,

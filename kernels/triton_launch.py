@@ -117,7 +117,8 @@ def launch_rows(call: Attention, wanted: RowsWanted) -> RowsMade:
     blocks = _ceiling(T * facts.group, made.tiles.rows)
     new = call.q.new_empty
     names = [name for name in ROW_FIELDS if name in wanted.fields]
-    z = new(B, H, T, Dv)
+    # The interpreter cuts bfloat16 off instead of rounding: there, and only there, torch rounds z.
+    z = new(B, H, T, Dv, dtype=torch.float32 if made.constants["UPCAST"] else call.q.dtype)
     rows = new(len(names), B, H, T, dtype=torch.float32)
     count = len(wanted.lookups)
     outputs = {
@@ -150,6 +151,7 @@ def launch_rows(call: Attention, wanted: RowsWanted) -> RowsMade:
         "T": T,
         "S": S,
         "blocks": blocks,
+        "last": blocks - 1,
         "kept_sinks": wanted.sinks,
         "kept_window": min(wanted.window, 2**30),
         **_numbers(call),
@@ -157,7 +159,7 @@ def launch_rows(call: Attention, wanted: RowsWanted) -> RowsMade:
     _launch(made, (blocks, G, B), tensors, {**strides, **numbers})
     partial = outputs["partial"]
     return RowsMade(
-        z,
+        z.to(call.q.dtype),
         dict(zip(names, rows.unbind(0), strict=True)),
         outputs["argmax"],
         outputs["parts"],

@@ -11,6 +11,8 @@ entropy is Σ p (s − m), rebased whenever m moves: Σ p s would cancel.
 
 from __future__ import annotations
 
+from typing import Any
+
 import triton.language as tl
 
 from probe.kernels.triton_jit import jit
@@ -49,6 +51,21 @@ def _add(
 
 
 @jit
+def rows_of(
+    block: tl.tensor, g: tl.tensor, T: tl.tensor, offset: tl.tensor, first: tl.tensor, end: tl.tensor,
+    window: tl.tensor, lengths_ptr: tl.tensor, starts_ptr: tl.tensor, stops_ptr: tl.tensor, GROUP: tl.constexpr,
+    BLOCK_M: tl.constexpr, CAUSAL: tl.constexpr, WINDOWED: tl.constexpr,
+) -> Any:  # fmt: skip
+    """The rows of a block: query, head, whether it exists, position, and the span of the keys that it sees."""
+    r = block * BLOCK_M + tl.arange(0, BLOCK_M)
+    t = r // GROUP
+    real = t < T
+    position = t + offset
+    low, high = keys_seen(position, real, first, end, window, lengths_ptr, starts_ptr, stops_ptr, CAUSAL, WINDOWED)
+    return t, g * GROUP + r % GROUP, real, position, low, high
+
+
+@jit
 def rows_kernel(
     q_ptr: tl.tensor, k_ptr: tl.tensor, v_ptr: tl.tensor, z_ptr: tl.tensor, rows_ptr: tl.tensor,
     argmax_ptr: tl.tensor, parts_ptr: tl.tensor, lookup_ptr: tl.tensor, partial_ptr: tl.tensor,
@@ -59,10 +76,11 @@ def rows_kernel(
     stride_ks: tl.tensor, stride_kd: tl.tensor, stride_vb: tl.tensor, stride_vg: tl.tensor, stride_vs: tl.tensor,
     stride_vd: tl.tensor, stride_gb: tl.tensor, stride_gh: tl.tensor, stride_gt: tl.tensor, stride_gd: tl.tensor,
     stride_mb: tl.tensor, stride_mh: tl.tensor, stride_mt: tl.tensor, stride_md: tl.tensor, B: tl.tensor,
-    G: tl.tensor, T: tl.tensor, S: tl.tensor, blocks: tl.tensor, offset: tl.tensor, window: tl.tensor,
+    G: tl.tensor, T: tl.tensor, S: tl.tensor, blocks: tl.tensor, last: tl.tensor, offset: tl.tensor, window: tl.tensor,
     factor: tl.tensor, cap: tl.tensor, kept_sinks: tl.tensor, kept_window: tl.tensor, GROUP: tl.constexpr,
     D: tl.constexpr, DV: tl.constexpr, D_BLOCK: tl.constexpr, DV_BLOCK: tl.constexpr, HEADS_BLOCK: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, LOCAL_BLOCK: tl.constexpr, SINK_BLOCK: tl.constexpr,
+    STAGES: tl.constexpr, LOCAL_STAGES: tl.constexpr,
     CAUSAL: tl.constexpr, WINDOWED: tl.constexpr, CAPPED: tl.constexpr, SIGMOID: tl.constexpr, CLASSES: tl.constexpr,
     LOOKUPS: tl.constexpr, LANES: tl.constexpr, GAPS: tl.constexpr, LSE: tl.constexpr, ENTROPY: tl.constexpr,
     MAX_WEIGHT: tl.constexpr, DISTANCE: tl.constexpr, FIRST: tl.constexpr, PREVIOUS: tl.constexpr,
@@ -75,25 +93,19 @@ def rows_kernel(
     rows_ptr [slots, B, H, T], −1 where it is not asked for. Pointers that are None leave out what they would hold.
     """
     # The longest rows first: what is left for the last programs is short.
-    block = blocks - 1 - tl.program_id(0)
     g = tl.program_id(1)
     b = tl.program_id(2)
-    r = block * BLOCK_M + tl.arange(0, BLOCK_M)
-    t = r // GROUP
-    head = g * GROUP + r % GROUP
-    real = t < T
-    position = t + offset
     H = G * GROUP
     first, end = ends_of(lengths_ptr, b, S)
     if starts_ptr is not None:
         starts_ptr += b.to(tl.int64) * S
         stops_ptr += b.to(tl.int64) * S
-    low, high = keys_seen(
-        position, real, first, end, window, lengths_ptr, starts_ptr, stops_ptr, CAUSAL, WINDOWED
+    t, head, real, position, low, high = rows_of(
+        blocks - 1 - tl.program_id(0), g, T, offset, first, end, window, lengths_ptr, starts_ptr, stops_ptr,
+        GROUP, BLOCK_M, CAUSAL, WINDOWED,
     )  # fmt: skip
     seen = high > low
     long_b = b.to(tl.int64)
-    row = (long_b * H + head) * T + t
     d = tl.arange(0, D_BLOCK)
     e = tl.arange(0, DV_BLOCK)
     q_at = q_ptr + (long_b * stride_qb + head.to(tl.int64) * stride_qh + t.to(tl.int64) * stride_qt)[:, None]
@@ -137,13 +149,21 @@ def rows_kernel(
                 whole if part == 0 else edge if part == 1 else close,
                 close, start, stop, position, q, k_ptr, v_ptr, stride_ks, stride_kd, stride_vs, stride_vd,
                 factor, cap, slope, query_label_ptr, key_label, gap_ptr, label_row, stride_ql, stride_kl,
-                D, DV, D_BLOCK, DV_BLOCK, BLOCK_N, part != 1, CAPPED, SLOPED, SIGMOID, SURPRISE, FAR, NEAR, ARGMAX,
-                LOOKUPS, LANES, GAPS, PRECISION, UPCAST,
+                D, DV, D_BLOCK, DV_BLOCK, BLOCK_N, STAGES, part != 1, CAPPED, SLOPED, SIGMOID, SURPRISE, FAR, NEAR,
+                ARGMAX, LOOKUPS, LANES, GAPS, PRECISION, UPCAST,
             )  # fmt: skip
     m_rest, norm, rest, surprise, far, previous, current, lanes, best = state
     mass_rest = norm
     sums = (norm, surprise, far, previous, current, lanes)
     m = m_rest
+    # From here on the rows are those of block `last` − program: the same, but the compiler cannot know it, so it
+    # computes them anew instead of holding them in registers that the loop wants.
+    block = last - tl.program_id(0)
+    t, head, real, position, low, high = rows_of(
+        block, g, T, offset, first, end, window, lengths_ptr, starts_ptr, stops_ptr, GROUP, BLOCK_M, CAUSAL, WINDOWED
+    )
+    seen = high > low
+    row = (long_b * H + head) * T + t
     if CLASSES:
         start = tl.maximum(tl.maximum(low, first + kept_sinks), position - kept_window + 1)
         stop = tl.maximum(start, high)
@@ -152,8 +172,8 @@ def rows_kernel(
         state = sweep(
             state, begin, close, close, start, stop, position, q, k_ptr, v_ptr, stride_ks, stride_kd,
             stride_vs, stride_vd, factor, cap, slope, query_label_ptr, key_label, gap_ptr, label_row,
-            stride_ql, stride_kl, D, DV, D_BLOCK, DV_BLOCK, LOCAL_BLOCK, True, CAPPED, SLOPED, SIGMOID, SURPRISE, FAR,
-            NEAR, ARGMAX, LOOKUPS, LANES, GAPS, PRECISION, UPCAST,
+            stride_ql, stride_kl, D, DV, D_BLOCK, DV_BLOCK, LOCAL_BLOCK, LOCAL_STAGES, True, CAPPED, SLOPED, SIGMOID,
+            SURPRISE, FAR, NEAR, ARGMAX, LOOKUPS, LANES, GAPS, PRECISION, UPCAST,
         )  # fmt: skip
         m_local, mass_local, local, surprise, far, previous, current, lanes, other = state
         if ARGMAX:
@@ -302,7 +322,7 @@ def rows_kernel(
 
     if partial_ptr is not None:
         lane = tl.arange(0, HEADS_BLOCK)
-        mine = (r % GROUP)[:, None] == lane[None, :]
+        mine = (head - g * GROUP)[:, None] == lane[None, :]
         mine = mine & seen[:, None]
         at = (long_b * H + g * GROUP + lane) * blocks + block
         span = tl.cast(B, tl.int64) * H * blocks

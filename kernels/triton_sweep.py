@@ -53,7 +53,8 @@ def sweep(
     stride_kd: tl.tensor, stride_vs: tl.tensor, stride_vd: tl.tensor, factor: tl.tensor, cap: tl.tensor,
     slope: tl.tensor, query_label_ptr: tl.tensor, key_label_ptr: tl.tensor, gap_ptr: tl.tensor, label_row: tl.tensor,
     stride_ql: tl.tensor, stride_kl: tl.tensor, D: tl.constexpr, DV: tl.constexpr, D_BLOCK: tl.constexpr,
-    DV_BLOCK: tl.constexpr, BLOCK_N: tl.constexpr, MASKED: tl.constexpr, CAPPED: tl.constexpr, SLOPED: tl.constexpr,
+    DV_BLOCK: tl.constexpr, BLOCK_N: tl.constexpr, STAGES: tl.constexpr, MASKED: tl.constexpr,
+    CAPPED: tl.constexpr, SLOPED: tl.constexpr,
     SIGMOID: tl.constexpr, SURPRISE: tl.constexpr, DISTANCE: tl.constexpr, NEAR: tl.constexpr, ARGMAX: tl.constexpr,
     LOOKUPS: tl.constexpr, LANES: tl.constexpr, GAPS: tl.constexpr, PRECISION: tl.constexpr, UPCAST: tl.constexpr,
 ) -> Any:  # fmt: skip
@@ -62,7 +63,7 @@ def sweep(
     d = tl.arange(0, D_BLOCK)
     e = tl.arange(0, DV_BLOCK)
     n = tl.arange(0, BLOCK_N)
-    for start in range(begin, stop, BLOCK_N):
+    for start in tl.range(begin, stop, BLOCK_N, num_stages=STAGES):
         column = start + n
         inside = column < limit
         k_at = k_ptr + column[None, :].to(tl.int64) * stride_ks + d[:, None] * stride_kd

@@ -36,10 +36,12 @@ def observed(
 ) -> tuple[Float[Tensor, "B H T Dv"], Statistics]:
     """Output and statistics of a call: the output is the attention itself, so the model runs it once, not twice.
 
-    Inside an edit (an enclosing instrument) the output is the edit's.
+    Inside an edit (an enclosing instrument) the output is the edit's. Where gradients are recorded it is the model's
+    own attention, as the kernels' carries none: the attention is then computed twice.
     """
     z, statistics = attention_statistics(described(call), request, backend=backend)
-    return (z if call.inner is None else call.attend()), statistics
+    recorded = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (call.q, call.k, call.v))
+    return (call.attend() if recorded or call.inner is not None else z), statistics
 
 
 def token_lookups(tokens: Int[Tensor, "B T"]) -> dict[str, Lookup]:
@@ -50,7 +52,11 @@ def token_lookups(tokens: Int[Tensor, "B T"]) -> dict[str, Lookup]:
 
 
 def uniform_mass(
-    call: AttentionCall, request: Request, kept: dict[object, dict[str, Float[Tensor, "B H T"]]]
+    call: AttentionCall,
+    request: Request,
+    kept: dict[object, dict[str, Float[Tensor, "B H T"]]],
+    *,
+    backend: str = "auto",
 ) -> dict[str, Float[Tensor, "B H T"]]:
     """What uniform attention under this call's own mask puts on each lookup's keys, one head wide.
 
@@ -63,7 +69,8 @@ def uniform_mass(
         nothing = torch.zeros(call.q.shape[0], 1, max(T, S), 1, dtype=torch.float32, device=call.q.device)
         mask = Mask(rule.causal, rule.window, rule.query_offset, rule.lengths, rule.allowed)
         flat = Attention(nothing[:, :, :T], nothing[:, :, :S], nothing[:, :, :S], mask, Score(scale=1.0))
-        kept[key] = attention_statistics(flat, Request(lookups=request.lookups, bands=0))[1].lookup
+        asked = Request(lookups=request.lookups, bands=0, parts=False, distances=False)
+        kept[key] = attention_statistics(flat, asked, backend=backend)[1].lookup
     return kept[key]
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from probe.errors import TokensError
 from probe.hooks.call import AttentionCall, Site
 from probe.kernels import metrics as reduce
+from probe.kernels.dispatch import chosen
 from probe.kernels.inputs import Request
 from probe.models import Loaded, load
 from probe.observe import observed, repeats, token_lookups, uniform_mass
@@ -144,7 +145,7 @@ class _Scan:
                 # A lookup asks for earlier keys: without an order no query counts, and the mean is NaN.
                 matching = matched[:, None] & (statistics.visible > 0) & causal
                 for name, mass in statistics.lookup.items():
-                    chance = uniform_mass(call, request, chances)[name]
+                    chance = uniform_mass(call, request, chances, backend=self.backend)[name]
                     layer[name] = reduce.mean_rows(mass, matching)
                     layer[f"{name}_chance"] = reduce.mean_rows(chance, matching[:, :1]).expand_as(layer[name])
                 self.profiles.add(number, statistics, position)
@@ -221,7 +222,7 @@ def _metadata(loaded: Loaded, running: Running, ids: list[list[int]], scanner: _
         "n_sequences": len(ids),
         "length": lengths[0] if len(lengths) == 1 else lengths,
         "bos": "none added",
-        "backend": "blockwise" if scanner.backend == "auto" else scanner.backend,
+        "backend": chosen(running.device, scanner.backend),
         "rows_without_key": scanner.rows_without_key,
         "random_tokens": scanner.random_tokens,
         "parameters": {

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from probe.kernels import reference
-from probe.kernels.dispatch import BACKENDS, attention_statistics
+from probe.kernels.dispatch import BACKENDS, attention_statistics, chosen
 from probe.kernels.inputs import Attention, Request
 from probe.kernels.testing import assert_output_close, assert_statistics_close, bound_of
 from probe.kernels.validate import KernelError
@@ -42,6 +42,13 @@ def test_both_backends_agree(call: Callable[..., Attention], request_for: Callab
 
 
 def test_a_backend_that_does_not_exist_is_refused(call: Callable[..., Attention]) -> None:
-    with pytest.raises(KernelError, match="backend 'cuda' does not exist; wanted one of auto, blockwise, triton, reference"):
+    there = "auto, blockwise, triton, reference"
+    with pytest.raises(KernelError, match=f"backend 'cuda' does not exist; wanted one of {there}"):
         attention_statistics(call(4), backend="cuda")
     assert set(BACKENDS) >= {"blockwise", "reference"}
+
+
+def test_auto_follows_the_device_and_a_name_is_kept() -> None:
+    assert chosen(torch.device("cuda")) == "triton"
+    assert chosen(torch.device("cpu")) == chosen(torch.device("mps")) == "blockwise"
+    assert chosen(torch.device("cuda"), "blockwise") == "blockwise"

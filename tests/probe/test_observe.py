@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -133,3 +134,17 @@ def test_chance_is_the_share_of_visible_keys() -> None:
     kept = {}
     first, second = (uniform_mass(call, request, kept) for call in again)
     assert first is second
+
+
+def test_the_output_is_differentiable_where_gradients_are_recorded() -> None:
+    model = small(tf.LlamaConfig, tf.LlamaForCausalLM)
+    call = calls(model, IDS)[0]
+    q = call.q.detach().clone().requires_grad_()
+    z, statistics = observed(replace(call, q=q), Request(bands=0))
+    assert not statistics.lse.requires_grad
+    gradient = torch.autograd.grad(z.square().sum(), q)[0]
+    wanted = torch.autograd.grad(replace(call, q=q).attend().square().sum(), q)[0]
+    assert gradient.abs().max() > 0
+    assert torch.equal(gradient, wanted)
+    with torch.no_grad():
+        assert torch.allclose(observed(replace(call, q=q), Request(bands=0))[0], z, atol=1e-5)
