@@ -129,6 +129,8 @@ def launch_rows(call: Attention, wanted: RowsWanted) -> RowsMade:
         "partial": new(6, B, H, blocks, dtype=torch.float32).fill_(torch.nan) if facts.partials else None,
     }
     direction, mean = wanted.direction, wanted.mean
+    if direction is not None and direction.dtype not in (call.q.dtype, torch.float32):
+        direction = direction.to(torch.float32)
     if mean is not None:
         mean = mean.expand(B, H, T, Dv)
     tensors = {

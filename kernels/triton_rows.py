@@ -156,6 +156,12 @@ def rows_kernel(
     mass_rest = norm
     sums = (norm, surprise, far, previous, current, lanes)
     m = m_rest
+    if EFFECTS:
+        # While no other sums are held: a tile of directions takes as many registers as they do.
+        g_row = long_b * stride_gb + head.to(tl.int64) * stride_gh + t.to(tl.int64) * stride_gt
+        g_at = direction_ptr + g_row[:, None] + e[None, :] * stride_gd
+        direction = tl.load(g_at, mask=real[:, None] & (e < DV)[None, :], other=0.0)
+        along_rest = tl.sum(rest * direction.to(tl.float32), 1)
     # From here on the rows are those of block `last` − program: the same, but the compiler cannot know it, so it
     # computes them anew instead of holding them in registers that the loop wants.
     block = last - tl.program_id(0)
@@ -280,7 +286,8 @@ def rows_kernel(
     if EFFECTS:
         g_row = long_b * stride_gb + head.to(tl.int64) * stride_gh + t.to(tl.int64) * stride_gt
         g_at = direction_ptr + g_row[:, None] + e[None, :] * stride_gd
-        direction = tl.load(g_at, mask=z_mask, other=0.0).to(tl.float32)
+        along_rest = along_rest * scale_rest
+        along = along_rest
     if CLASSES:
         # The kept classes relative to their own maximum: their mean stays exact however small their mass is.
         v_at = v_ptr + column[:, None].to(tl.int64) * stride_vs + e[None, :] * stride_vd
@@ -309,7 +316,17 @@ def rows_kernel(
         _put(rows_ptr, LOCAL, size, row, share_local + near_sink * a_sink * scale_keep, seen, real)
         keep = local * a_local[:, None]
         if EFFECTS:
-            along_local = tl.sum(keep * direction, 1) * scale_keep
+            direction = tl.load(g_at, mask=z_mask, other=0.0)
+            near_local = tl.sum(local * direction.to(tl.float32), 1) * a_local
+            # Σ p ⟨v, g⟩ for the few sinks: a small product, and no difference of larger numbers.
+            if direction.dtype == v.dtype:
+                of_sink = tl.dot(direction, tl.trans(v), input_precision=PRECISION)
+            else:
+                of_sink = tl.dot(direction.to(tl.float32), tl.trans(v).to(tl.float32), input_precision=PRECISION)
+            near_sinks = tl.sum(p_sink * of_sink, 1) * a_sink
+            along_local = near_local * scale_keep
+            along_sink = near_sinks * scale_keep
+            along = along_rest + along_local + along_sink
         if parts_ptr is not None:
             nan = tl.where(seen, 0.0, float("nan"))[:, None]
             tl.store(parts_ptr + size * DV + z_at, keep * scale_keep[:, None] + nan, mask=z_mask)
@@ -333,20 +350,17 @@ def rows_kernel(
             lost = rest - mean_keep * share_rest[:, None]
             _add(partial_ptr, 0, span, at, mine, inside_group, tl.sum(lost * lost, 1))
         if EFFECTS:
-            whole_effect = tl.sum(z * direction, 1)
-            _add(partial_ptr, 2, span, at, mine, inside_group, whole_effect)
+            _add(partial_ptr, 2, span, at, mine, inside_group, along)
             if mean_ptr is not None:
                 mean_row = long_b * stride_mb + head.to(tl.int64) * stride_mh + t.to(tl.int64) * stride_mt
                 mean_at = mean_ptr + mean_row[:, None]
                 mean = tl.load(mean_at + e[None, :] * stride_md, mask=z_mask, other=0.0).to(tl.float32)
-                _add(partial_ptr, 3, span, at, mine, inside_group, tl.sum((z - mean) * direction, 1))
+                direction = tl.load(g_at, mask=z_mask, other=0.0).to(tl.float32)
+                _add(partial_ptr, 3, span, at, mine, inside_group, along - tl.sum(mean * direction, 1))
             if CLASSES and not SIGMOID:
-                along_keep = tl.sum(keep * direction, 1)
-                along_sink = along_keep * scale_keep - along_local
-                along_rest = tl.sum(rest * direction, 1)
                 others = share_rest + share_local + spent
                 # Where the sinks are all there is, nothing can take their place: the row stays as it is.
                 moved = tl.where(others > 0, (along_rest + along_local) * (share_sink / others), along_sink)
                 _add(partial_ptr, 4, span, at, mine, inside_group, along_sink - moved)
-                instead = along_keep * (share_rest / mass_keep)
+                instead = (near_local + near_sinks) * (share_rest / mass_keep)
                 _add(partial_ptr, 5, span, at, mine, inside_group, along_rest - instead)
