@@ -1,9 +1,10 @@
 """How far an estimate is from what would be measured: learned from units measured on a few of the prompts.
 
-A unit's effect e on a prompt is its estimate plus an error d. The estimates are known on all N prompts, the
-errors on n of them, drawn without replacement, so the mean effect over all N is mean(estimates) + mean(d) with
-standard error s √((1/n)(1 − n/N)): exact at n = N, and small where the estimate follows the effect (a difference
-estimator; Särndal, Swensson and Wretman 1992, section 6.3). With few prompts s is drawn towards what units of
+A unit's effect e on a prompt is β times its estimate plus an error d. The estimates are known on all N prompts,
+the errors on n of them, drawn without replacement, so the mean effect over all N is β mean(estimates) + mean(d)
+with standard error s √((1/n)(1 − n/N)): exact at n = N, and small where the estimate follows the effect (a
+regression estimator; Särndal, Swensson and Wretman 1992, section 6.4). β is 1 until a unit's own prompts say
+otherwise. With few prompts s is drawn towards what units of
 the same size and depth showed: s² = (d₀ s₀² + (n−1) s_u²) / (d₀ + n − 1), and (estimate − truth) / error follows
 Student's t with d₀ + n − 1 degrees of freedom (Smyth 2004, Linear models and empirical Bayes methods, section 4;
 s₀² with a trend as in limma). Errors are taken as normal over a unit's prompts, s_u² / s₀² as F over units.
@@ -20,6 +21,9 @@ from jaxtyping import Bool, Float, Int
 
 MIN_UNITS = 12
 """Fewer units with a variance of their own teach no trend; the prior is then their mean variance, with 1 degree."""
+
+SLOPE_PROMPTS = 3.0
+"""Prompts that the assumption β = 1 is worth."""
 
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(40)
 
@@ -88,13 +92,33 @@ def expected_spread(
 
 def known_means(estimates: Float[np.ndarray, "U N"], effects: Float[np.ndarray, "U N"], spread: Spread) -> Means:
     """Mean effects over all N prompts; effects are NaN where not measured, at least 2 of each unit are measured."""
-    errors = effects - estimates
     measured: Bool[np.ndarray, "U N"] = ~np.isnan(effects)
     n: Int[np.ndarray, "U"] = measured.sum(axis=1)
-    value = np.where(n == effects.shape[1], np.nanmean(effects, 1), estimates.mean(1) + np.nanmean(errors, 1))
-    degrees = spread.degrees + n - 1
-    variance = (spread.degrees * spread.variance + (n - 1) * np.nanvar(errors, axis=1, ddof=1)) / degrees
+    slope, used = _slopes(estimates, effects, measured)
+    errors = effects - slope[:, None] * estimates
+    value = np.where(n == effects.shape[1], np.nanmean(effects, 1), slope * estimates.mean(1) + np.nanmean(errors, 1))
+    own = n - 1 - used
+    around = np.nansum(np.square(errors - np.nanmean(errors, 1, keepdims=True)), axis=1)
+    degrees = spread.degrees + own
+    variance = (spread.degrees * spread.variance + around) / degrees
     return Means(value, np.sqrt(variance * np.maximum(1 / n - 1 / effects.shape[1], 0.0)), degrees)
+
+
+def _slopes(
+    estimates: Float[np.ndarray, "U N"], effects: Float[np.ndarray, "U N"], measured: Bool[np.ndarray, "U N"]
+) -> tuple[Float[np.ndarray, "U"], Float[np.ndarray, "U"]]:
+    """β of each unit, and the share of a degree of freedom that finding it took.
+
+    Least squares over the measured prompts together with `SLOPE_PROMPTS` imagined ones at which β is 1.
+    """
+    x = np.where(measured, estimates, np.nan)
+    x = x - np.nanmean(x, axis=1, keepdims=True)
+    found, seen = np.nansum(x * effects, axis=1), np.nansum(np.square(x), axis=1)
+    prior = SLOPE_PROMPTS * estimates.var(axis=1)
+    total = seen + prior
+    flat = total == 0
+    total = np.where(flat, 1.0, total)
+    return np.where(flat, 1.0, (found + prior) / total), np.where(flat, 0.0, seen / total)
 
 
 def student_tail(t: Float[np.ndarray, "U"], degrees: Float[np.ndarray, "U"]) -> Float[np.ndarray, "U"]:

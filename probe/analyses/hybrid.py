@@ -66,13 +66,13 @@ def hybrid(
     again; then the top is measured on all prompts. Prompts are taken in one seeded random order.
 
     costs: of each unit on all prompts, in layer-forwards: L − l in layer l of L. n of the N prompts cost n/N of it.
-    screening: prompts of the first round (None: N / 32, at least 3); more find units that matter on few prompts.
+    screening: prompts of the first round (None: N / 32, at least 2); more find units that matter on few prompts.
     budget: stop before a round that would pass it; the result then says that it is not certain. The first round
     is always run.
     Raises TokensError for fewer than top + 1 units, arguments out of range, and values that are not finite.
     """
     count = estimates.shape[1]
-    first = max(3, -(-count // 32)) if screening is None else screening
+    first = max(2, -(-count // 32)) if screening is None else screening
     _check(estimates, costs, top, confidence, first)
     race = _Race(estimates, costs, measure, seed)
     race.extend(np.full(len(estimates), min(count, first)))

@@ -98,10 +98,27 @@ def test_shrinking_is_towards_the_prior():
     estimates = np.zeros((1, 4))
     effects = np.array([[1.0, 3.0, np.nan, np.nan]])
     means = known_means(estimates, effects, Spread(np.array([8.0]), 3.0))
-    # s² = (3 · 8 + 1 · 2) / 4 = 6.5; of 2 prompts among 4: 6.5 · (1/2 − 1/4).
+    # s² = (3 · 8 + 2) / 4 = 6.5; of 2 prompts among 4: 6.5 · (1/2 − 1/4).
     assert means.value[0] == 2
     assert means.error[0] ** 2 == pytest.approx(6.5 / 4)
     assert means.degrees[0] == 4
+
+
+def test_the_slope_is_learned_from_the_units_own_prompts():
+    """Effects of 0.3 times the estimates, without error: β is least squares with 3 imagined prompts of β = 1."""
+    estimates = np.random.default_rng(0).normal(1, 1, (1, 64))
+    effects = 0.3 * estimates
+    effects[:, 40:] = np.nan
+    means = known_means(estimates, effects, Spread(np.array([1e-12]), 1.0))
+    seen = np.square(estimates[0, :40] - estimates[0, :40].mean()).sum()
+    prior = 3 * estimates[0].var()
+    slope = (0.3 * seen + prior) / (seen + prior)
+    assert means.value[0] == pytest.approx(
+        slope * estimates.mean() + (0.3 - slope) * estimates[0, :40].mean(), rel=1e-12
+    )
+    assert means.degrees[0] == pytest.approx(1 + 39 - seen / (seen + prior))
+    # With β = 1 throughout the error would be that of 0.7 times the estimates.
+    assert means.error[0] < 0.2 * 0.7 * estimates[0, :40].std() * (1 / 40 - 1 / 64) ** 0.5
 
 
 def test_few_units_teach_no_trend():
