@@ -1,6 +1,6 @@
 """What the compiler makes of every kernel that a GPU call can choose, without a GPU: instructions, registers, spills.
 
-    python -m tests.benchmarks.compiled [--only TEXT]
+    python -m tests.benchmarks.compiled [--only TEXT [--write]]
 
 Compiles for sm_80 and sm_90 and reads the machine code with the disassembler that Triton brings along. Writes
 `results/compile.json` and `results/compile.md`. These are facts about code, not timings.
@@ -216,11 +216,11 @@ def complaints(code: Code) -> list[str]:
     return found
 
 
-def table(codes: list[Code], versions: dict[str, str]) -> str:
-    """The results as a Markdown table, one row a kernel and architecture."""
+def table(codes: list[Code], versions: dict[str, str], *, of: int) -> str:
+    """The results as a Markdown table, one row a kernel and architecture; `of` is how many there would be in all."""
     bad = [code for code in codes if complaints(code)]
     lines = [
-        f"{len(codes)} kernels, {', '.join(f'{name} {number}' for name, number in versions.items())}; "
+        f"{len(codes)} of {of} kernels, {', '.join(f'{name} {number}' for name, number in versions.items())}; "
         f"{len(bad)} of them with a complaint (last column). Facts about machine code, not timings.",
         "",
         "| kernel | sm | tile | registers | spills | shared KiB | HGMMA | HMMA | MUFU | instructions | complaint |",
@@ -242,17 +242,18 @@ def _name(dtype: torch.dtype) -> str:
 def main() -> None:
     """Compile everything (about half an hour on a free core; Triton keeps what it has compiled), write both files."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", default="", help="kernels whose name holds this text; nothing is written")
-    only = parser.parse_args().only
-    codes = []
-    for case in cases():
+    parser.add_argument("--only", default="", help="kernels whose name holds this text")
+    parser.add_argument("--write", action="store_true", help="write the files even so: they say how many are left out")
+    options = parser.parse_args()
+    every, codes = cases(), []
+    for case in every:
         for arch in ARCHITECTURES:
-            if only in case.label:
+            if options.only in case.label:
                 codes.append(compiled(case, arch))
                 print(f"{case.label}, sm_{arch}: {codes[-1].registers} registers", *complaints(codes[-1]), flush=True)
     versions = {name: version(name) for name in ("headprobe", "triton", "torch")}
-    text = table(codes, versions)
-    if not only:
+    text = table(codes, versions, of=len(every) * len(ARCHITECTURES))
+    if options.write or not options.only:
         RESULTS.mkdir(exist_ok=True)
         document = {"versions": versions, "kernels": [asdict(code) for code in codes]}
         (RESULTS / "compile.json").write_text(json.dumps(document, indent=1) + "\n")

@@ -68,8 +68,8 @@ def test_what_is_complained_about(code: Code, changes: dict[str, object], compla
 
 
 def test_the_table_has_a_row_a_kernel_and_counts_complaints(code: Code) -> None:
-    text = table([code, replace(code, spills=2)], {"triton": "3.9.0"})
-    assert text.startswith("2 kernels, triton 3.9.0; 1 of them with a complaint")
+    text = table([code, replace(code, spills=2)], {"triton": "3.9.0"}, of=9)
+    assert text.startswith("2 of 9 kernels, triton 3.9.0; 1 of them with a complaint")
     assert text.count("\n| x | 90 |") == 2
     assert "2 spill instructions" in text
 
