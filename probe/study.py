@@ -89,6 +89,8 @@ def _check_names(study: Study) -> None:
                 raise StudyError(f"unknown {name} {one!r}; known are {', '.join(known)}")
     for mode in study.modes:
         check_mode(mode)
+    for mode in study.modes:
+        check_mode(mode)
 
 
 class _Models:

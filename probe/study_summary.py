@@ -14,7 +14,7 @@ TOP = 10
 def part_summary(part: PartResult) -> dict[str, Any]:
     """One model and seed as plain values: folder, files, and of every task the metric, accuracy, strongest units."""
     tasks = {}
-    for name, ablation in part.ablations.items():
+    for task, ablation in part.ablations.items():
         judged, lead = ablation.study.baseline, ablation.effects
         tasks[name] = {
             "metric": ablation.study.task.metric, "mode": lead.mode, "method": lead.method,
@@ -33,16 +33,16 @@ def part_summary(part: PartResult) -> dict[str, Any]:
 def part_lines(part: PartResult) -> list[str]:
     """The same in lines for a terminal."""
     lines = []
-    for name, ablation in part.ablations.items():
+    for task, ablation in part.ablations.items():
         lead, strongest = ablation.effects, ablation.top(TOP)
         lines.append(
-            f"{part.model}, seed {part.seed}, {name} ({lead.mode}, {lead.method}): clean "
+            f"{part.model}, seed {part.seed}, {task} ({lead.mode}, {lead.method}): clean "
             f"{number(float(lead.clean.mean()))} {ablation.study.task.metric}; the strongest of {len(lead.units)} "
             f"{ablation.study.noun}, effect [95 % interval], q:"
         )
         lines += [
-            f"  {row.name:<8} {with_interval(strongest, index, 'effect')}  {number(float(row.effect_q))}"
-            for index, row in enumerate(strongest.itertuples())
+            f"  {name:<8} {with_interval(strongest, index, 'effect')}  {number(q)}"
+            for index, (name, q) in enumerate(zip(strongest["name"], strongest["effect_q"], strict=True))
         ]
     summary = part_summary(part)
     lines.append(f"{part.folder}: {', '.join(summary['files'])}")
