@@ -16,7 +16,7 @@ def part_summary(part: PartResult) -> dict[str, Any]:
     tasks = {}
     for task, ablation in part.ablations.items():
         judged, lead = ablation.study.baseline, ablation.effects
-        tasks[name] = {
+        tasks[task] = {
             "metric": ablation.study.task.metric, "mode": lead.mode, "method": lead.method,
             "clean": float(lead.clean.mean()), "accuracy": None if judged is None else judged.accuracy,
             "prompts": ablation.study.n, "layer_forwards": {f"{one.mode}.{one.method}": one.layer_forwards
