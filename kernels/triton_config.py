@@ -60,6 +60,7 @@ class Facts:
     gaps: a lookup's gap reaches beyond the local keys, so that tiles without a mask must look at it too.
     partials: head-level sums by block. effects, mean: along a direction, against a mean.
     peak, value, counts, bands, steps: columns' maximum, value-weighted mass, thresholds, thumbnail (see the kernel).
+    capability: of the device, 80 for sm_80.
     """
 
     dtype: torch.dtype = torch.bfloat16
@@ -91,6 +92,7 @@ class Facts:
     counts: int = 0
     bands: int = 0
     steps: int = 2
+    capability: int = 90
     interpreted: bool = False
 
 
@@ -218,28 +220,35 @@ def _distances(facts: Facts, tiles: Tiles) -> tuple[dict[str, Any], dict[str, bo
 
 
 def tiles_for(kernel: str, facts: Facts) -> Tiles:
-    """Tile sizes by width and dtype; tiny ones in the interpreter, so that small shapes have several."""
+    """Tile sizes by width, dtype and device; tiny ones in the interpreter, so that small shapes have several.
+
+    The largest that spill no register of the commonest kernels, as compiled for sm_80 and sm_90 (which alone takes its
+    operands from shared memory).
+    """
     if facts.interpreted:
         return Tiles(32, 32, 4, 2)
     width = max(_power(facts.D), _power(facts.DV))
     if kernel == "distances":
-        return Tiles(64, 64, 4, 2)
+        return Tiles(64, 64, 4 if width <= 64 or facts.capability >= 90 else 8, 2)
     if facts.dtype == torch.float32:
         # No tensor cores at full precision: small tiles keep registers in reach.
         return Tiles(64, 32, 4, 2) if width <= 128 else Tiles(32, 32, 4, 2)
     if kernel == "columns":
-        return Tiles(128, 128, 8, 2) if width <= 128 else Tiles(64, 64, 4, 2)
+        more = facts.bands or facts.counts or facts.sloped
+        return Tiles(64 if more else 128, 128, 8, 2) if width <= 128 else Tiles(64, 64, 4, 2)
     if width <= 64:
         return Tiles(64, 64, 4, 3)
-    return Tiles(128, 64, 8, 3) if width <= 128 else Tiles(64, 32, 4, 2)
+    if width > 128:
+        return Tiles(64, 32, 4, 2)
+    return Tiles(128, 64, 8, 3) if facts.capability >= 90 else Tiles(128, 32, 8, 2)
 
 
-def configurations() -> list[Configuration]:
+def configurations(capability: int = 90) -> list[Configuration]:
     """Every width and dtype with the full set of cheap statistics, and every feature at the commonest width.
 
     The launcher takes features in any combination; each one's code is in at least one of these.
     """
-    base = Facts()
+    base = Facts(capability=capability)
     widths = (16, 32, 64, 80, 96, 128, 192, 256)
     dtypes = (torch.bfloat16, torch.float16, torch.float32)
     named: list[tuple[str, str, Facts]] = []

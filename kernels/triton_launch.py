@@ -248,6 +248,7 @@ def _facts(call: Attention, wanted: RowsWanted | ColumnsWanted | None, steps: in
         "tempered": score.temperature is not None,
         "learned": score.sinks is not None,
         "sigmoid": score.sigmoid,
+        "capability": _capability(call.q.device),
         "interpreted": call.q.device.type != "cuda",
     }
     if isinstance(wanted, RowsWanted):
@@ -275,6 +276,13 @@ def _facts(call: Attention, wanted: RowsWanted | ColumnsWanted | None, steps: in
             "steps": steps,
         }
     return Facts(**facts)
+
+
+def _capability(device: torch.device) -> int:
+    if device.type != "cuda":
+        return 90
+    major, minor = torch.cuda.get_device_capability(device)
+    return 10 * major + minor
 
 
 def _numbers(call: Attention) -> dict[str, int | float]:

@@ -73,9 +73,9 @@ class Code:
     instructions: int
 
 
-def cases() -> list[Case]:
+def cases(arch: int) -> list[Case]:
     """Everything the launchers can choose: `configurations` of the passes, and decoding by width, dtype and rules."""
-    return [_pass_case(one) for one in configurations()] + list(_decode_cases())
+    return [_pass_case(one) for one in configurations(arch)] + list(_decode_cases())
 
 
 def _pass_case(one: Configuration) -> Case:
@@ -245,14 +245,13 @@ def main() -> None:
     parser.add_argument("--only", default="", help="kernels whose name holds this text")
     parser.add_argument("--write", action="store_true", help="write the files even so: they say how many are left out")
     options = parser.parse_args()
-    every, codes = cases(), []
-    for case in every:
-        for arch in ARCHITECTURES:
-            if options.only in case.label:
-                codes.append(compiled(case, arch))
-                print(f"{case.label}, sm_{arch}: {codes[-1].registers} registers", *complaints(codes[-1]), flush=True)
+    every, codes = [(case, arch) for arch in ARCHITECTURES for case in cases(arch)], []
+    for case, arch in every:
+        if options.only in case.label:
+            codes.append(compiled(case, arch))
+            print(f"{case.label}, sm_{arch}: {codes[-1].registers} registers", *complaints(codes[-1]), flush=True)
     versions = {name: version(name) for name in ("headprobe", "triton", "torch")}
-    text = table(codes, versions, of=len(every) * len(ARCHITECTURES))
+    text = table(codes, versions, of=len(every))
     if options.write or not options.only:
         RESULTS.mkdir(exist_ok=True)
         document = {"versions": versions, "kernels": [asdict(code) for code in codes]}
