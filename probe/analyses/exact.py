@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,9 @@ BATCH_TOKENS = 12_288
 
 LOGIT_BYTES = 1 << 28
 """Bytes of logits that are made at once."""
+
+PREFIX_BYTES = 1 << 29
+"""Bytes of residual stream to keep: where all of a task's prompts fit, what enters the blocks is computed once."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,7 @@ class ExactSweep:
     share_prefix: bool | None = None
 
     def __post_init__(self) -> None:
-        self._prefix: tuple[tuple[int, int], Prefix | None, Tensor] | None = None
+        self._kept: tuple[tuple[int, int], Prefix | None, Tensor] | None = None
         self._layers = [site.layer for site in self.running.sites]
 
     @property
@@ -146,18 +150,29 @@ class ExactSweep:
             yield list(members[start : start + step])
 
     def _clean_run(self, part: slice) -> tuple[Prefix | None, Tensor]:
-        """What enters every block, and the logits, of a stretch of prompts; the last one is kept."""
-        key = (part.start, part.stop)
-        if self._prefix is not None and self._prefix[0] == key:
-            return self._prefix[1:]
-        prompts = self.task.prompts[part]
-        with torch.no_grad():
-            if self.shares:
-                prefix, logits = record_prefix(self._model, lambda: self._logits(prompts, 1))
-            else:
-                prefix, logits = None, self._logits(prompts, 1)
-        self._prefix = (key, prefix, logits)
-        return prefix, logits
+        """What enters every block, and the logits, of a stretch of prompts, cut from what is kept."""
+        kept = slice(0, len(self.task.prompts)) if self._fits else part
+        if self._kept is None or self._kept[0] != (kept.start, kept.stop):
+            prompts = self.task.prompts[kept]
+            with torch.no_grad():
+                if self.shares:
+                    prefix, logits = record_prefix(self._model, lambda: self._logits(prompts, 1))
+                else:
+                    prefix, logits = None, self._logits(prompts, 1)
+            self._kept = ((kept.start, kept.stop), prefix, logits)
+        (first, _), prefix, logits = self._kept
+        rows = slice(part.start - first, part.stop - first)
+        if prefix is not None:
+            prefix = Prefix(tuple(hidden[rows] for hidden in prefix.hidden), prefix.outputs)
+        return prefix, logits[rows]
+
+    @cached_property
+    def _fits(self) -> bool:
+        """Whether what enters the blocks can be kept for all prompts at once, and their logits with it."""
+        weights = next(self._model.parameters())
+        width = 0 if self.running.is_lens else int(self._model.config.get_text_config().hidden_size)
+        stream = len(self.task.prompts) * self.task.length * self.depth * width * weights.element_size()
+        return stream <= PREFIX_BYTES and len(self.task.prompts) <= self._rows_at_once()
 
     def _run(self, layer: int, units: Sequence[Unit], replacement: Replacement, part: slice) -> np.ndarray:
         """One batch: row u · n + p is prompt p with unit u removed."""

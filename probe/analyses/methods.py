@@ -75,10 +75,16 @@ def _hybrid(bench: Workbench, mode: str, ask: Ask, clean: np.ndarray, top: int, 
         return np.asarray(clean[None, prompts] - found)
 
     answer = hybrid(clean[None] - ablated, measure, top=top, costs=costs, seed=seed)
+    # What a few prompts said served to choose; a table that mixed means over few and over all would mislead.
+    whole = ~np.isnan(answer.effects).any(1)
+    found = np.where(whole[:, None], clean[None] - answer.effects, np.nan)
     verdict = "certain" if answer.certain else "not certain"
     names = ", ".join(bench.units[index].name for index in answer.top)
-    note = f"hybrid: the {top} strongest are {verdict} (doubt {answer.doubt:.3f}, {answer.rounds} rounds): {names}"
-    return clean[None] - answer.effects, spent + answer.layer_forwards, note
+    note = (
+        f"hybrid: the {top} strongest are {verdict} (doubt {answer.doubt:.3f}, {answer.rounds} rounds): {names}; "
+        f"{int(whole.sum())} of {len(whole)} measured on all prompts, the others on some, which chose among them"
+    )
+    return found, spent + answer.layer_forwards, note
 
 
 METHODS: dict[str, Callable[[Workbench, str, Ask, np.ndarray, int, int], Answer]] = {

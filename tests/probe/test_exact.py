@@ -92,6 +92,15 @@ def test_a_shared_prefix_changes_nothing_and_neither_do_batches(running, make_ta
     np.testing.assert_allclose(single, shared, rtol=0, atol=CLOSE)
 
 
+def test_what_does_not_fit_is_computed_again_and_gives_the_same(running, make_task, monkeypatch):
+    task, units = make_task(5), units_of(running)
+    made = replacement(running, task, "zero")
+    whole = ExactSweep(running, task).ablated(units, made, ALL)
+    monkeypatch.setattr(exact, "PREFIX_BYTES", 1)
+    monkeypatch.setattr(exact, "BATCH_TOKENS", 5 * task.length)
+    np.testing.assert_allclose(ExactSweep(running, task).ablated(units, made, ALL), whole, rtol=0, atol=CLOSE)
+
+
 def test_positions_by_name_are_resolved_for_every_prompt(running, make_task):
     task = make_task(4)
     named = tuple(replace(p, positions={"X": 2 + i}) for i, p in enumerate(task.prompts))

@@ -34,6 +34,8 @@ def test_hybrid_is_exact_where_it_measured_and_says_nothing_elsewhere(bench):
     hybrid = effects(bench, "zero", "hybrid", here(bench), top=2)
     measured = ~np.isnan(hybrid.effect)
     assert 0 < measured.sum() < measured.size
+    assert (measured.all(1) == measured.any(1)).all(), "on all prompts or not at all"
+    assert "the 2 strongest are" in hybrid.notes[-1]
     # float64 of two batches of different size.
     np.testing.assert_allclose(hybrid.effect[measured], exact.effect[measured], rtol=0, atol=1e-12)
 
