@@ -229,18 +229,21 @@ def tiles_for(kernel: str, facts: Facts) -> Tiles:
         return Tiles(32, 32, 4, 2)
     width = max(_power(facts.D), _power(facts.DV))
     if kernel == "distances":
+        if facts.dtype == torch.float32:
+            return Tiles(32, 32, 8, 2)
         return Tiles(64, 64, 4 if width <= 64 or facts.capability >= 90 else 8, 2)
     if facts.dtype == torch.float32:
         # No tensor cores at full precision: small tiles keep registers in reach.
         return Tiles(64, 32, 4, 2) if width <= 128 else Tiles(32, 32, 4, 2)
     if kernel == "columns":
-        more = facts.bands or facts.counts or facts.sloped
+        more = facts.bands or facts.counts or facts.sloped or facts.peak
         return Tiles(64 if more else 128, 128, 8, 2) if width <= 128 else Tiles(64, 64, 4, 2)
     if width <= 64:
         return Tiles(64, 64, 4, 3)
-    if width > 128:
-        return Tiles(64, 32, 4, 2)
-    return Tiles(128, 64, 8, 3) if facts.capability >= 90 else Tiles(128, 32, 8, 2)
+    hopper = facts.capability >= 90
+    if width > 128 or (facts.effects and hopper):
+        return Tiles(64, 32, 8, 2)
+    return Tiles(128, 64, 8, 3) if hopper and not facts.lookups else Tiles(128, 32, 8, 2)
 
 
 def configurations(capability: int = 90) -> list[Configuration]:
