@@ -27,8 +27,11 @@ from probe.tasks.evaluate import logits_at, logits_decoded
 from probe.tasks.metrics import measure
 from probe.tasks.task import Prompt, Task, clean_ids, metric_positions, named_positions
 
-BATCH_TOKENS = 12_288
-"""Tokens that run together: more is no faster on a CPU."""
+BATCH_TOKENS = 1_536
+"""Tokens that run together: on a CPU more is slower, for what passes between the layers then leaves the caches."""
+
+DEVICE_BATCH_TOKENS = 1 << 16
+"""The same on an accelerator, which wants large batches."""
 
 LOGIT_BYTES = 1 << 28
 """Bytes of logits that are made at once."""
@@ -133,9 +136,12 @@ class ExactSweep:
 
     def _rows_at_once(self) -> int:
         """Rows that fit one run: by their tokens and by the logits that the metric reads."""
-        positions = len(self.task.prompts[0].metric_positions)
-        logits = positions * self.running.vocabulary * 4
-        return max(1, min(BATCH_TOKENS // self.task.length, LOGIT_BYTES // logits))
+        tokens = BATCH_TOKENS if self.running.device.type == "cpu" else DEVICE_BATCH_TOKENS
+        return max(1, min(tokens // self.task.length, LOGIT_BYTES // self._logit_bytes()))
+
+    def _logit_bytes(self) -> int:
+        """Of one row, in float32."""
+        return len(self.task.prompts[0].metric_positions) * self.running.vocabulary * 4
 
     def _chunks(self, rows: slice, copies: int) -> Iterator[slice]:
         """Stretches of prompts for which `copies` of each fit one run, or as many prompts as fit where none does."""
@@ -172,7 +178,8 @@ class ExactSweep:
         weights = next(self._model.parameters())
         width = 0 if self.running.is_lens else int(self._model.config.get_text_config().hidden_size)
         stream = len(self.task.prompts) * self.task.length * self.depth * width * weights.element_size()
-        return stream <= PREFIX_BYTES and len(self.task.prompts) <= self._rows_at_once()
+        logits = len(self.task.prompts) * self._logit_bytes()
+        return stream <= PREFIX_BYTES and logits <= LOGIT_BYTES
 
     def _run(self, layer: int, units: Sequence[Unit], replacement: Replacement, part: slice) -> np.ndarray:
         """One batch: row u · n + p is prompt p with unit u removed."""
