@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from transformer_lens.model_bridge import TransformerBridge
 
-from probe.analyses.agreement import agreement
+from probe.analyses.agreement import agreement, means, strongest
 from probe.analyses.effects import Effects
 from probe.analyses.methods import clean_scores, effects, removed
 from probe.analyses.workbench import Workbench, here
@@ -136,12 +136,14 @@ def methods(loaded: Loaded, task: Task, exact: Effects) -> list[dict[str, Any]]:
     for method in ("gradient", "hybrid"):
         seconds, found = timed(lambda method=method: effects(bench, MODE, method, here(bench)))
         agreed = agreement(found, exact)
+        ten, wanted = (set(strongest(means(one), 10)) for one in (found, exact))
+        note = f"{len(ten & wanted)} of the sweep's ten strongest"
         rows.append(
             {
                 "what": f"{method}, all heads", "beside": "exact sweep, layer-forwards",
                 "ratio": exact.layer_forwards / found.layer_forwards, "seconds": seconds,
                 "layer_forwards": found.layer_forwards, "beside_layer_forwards": exact.layer_forwards,
-                "note": f"{len(agreed.shared)} of the {agreed.top} strongest shared; Spearman {agreed.spearman:.2f}",
+                "note": f"{note}; Spearman {agreed.spearman:.2f} over {agreed.n} heads; {found.notes[-1]}",
             }
         )  # fmt: skip
     return rows
