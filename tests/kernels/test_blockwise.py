@@ -29,6 +29,7 @@ RULES = (
     "causal", "bidirectional", "window 1", "window 17", "window beyond", "bidirectional window", "soft cap",
     "learned sinks", "bias", "everything", "decoding", "decoding in a window", "left padding", "right padding",
     "nothing seen", "nothing seen, bidirectional", "packed", "sigmoid",
+    "documents", "slopes", "slopes, bidirectional", "temperature", "everything in tensors",
 )  # fmt: skip
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 FACTORS: tuple[tuple[Any, ...], ...] = (
