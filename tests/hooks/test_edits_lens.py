@@ -41,8 +41,10 @@ from probe.hooks.edits import (
 )
 from probe.hooks.errors import HookError
 
-# As in test_edits: two float32 evaluations through two layers of width 48, outputs of order 1.
-CLOSE = 1e-6
+# Two float32 evaluations of models whose outputs are of order 1. On the way to a logit stand sums of, a layer,
+# 48 + 8 + 12 + 12 + 48 + 48 + 32 terms (q·k, softmax, values, output, both of the MLP), twice, and 48 at the end:
+# 464 roundings of 2^-24 a run at worst, two runs. An edit that went elsewhere moves them by some 1e-2.
+CLOSE = 2 * 464 * 2**-24
 LENGTH = 12
 BRIDGED = ["llama", "gpt2", "mistral", "gemma2", "gpt_oss"]
 HOOKED: dict[str, dict[str, Any]] = {
