@@ -11,7 +11,10 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from probe.analyses.ablation import Ablation as Ablation
+    from probe.analyses.ablation import ablate as ablate
     from probe.analyses.needles import Needle as Needle
+    from probe.analyses.removal import RemovalPlan as RemovalPlan
     from probe.analyses.retrieval import retrieval as retrieval
     from probe.analyses.retrieval_ablation import AblationPlan as AblationPlan
     from probe.analyses.retrieval_result import RetrievalResult as RetrievalResult
@@ -39,7 +42,9 @@ if TYPE_CHECKING:
     from probe.tokens import token_strings as token_strings
 
 _HOMES = {
+    "probe.analyses.ablation": ("Ablation", "ablate"),
     "probe.analyses.needles": ("Needle",),
+    "probe.analyses.removal": ("RemovalPlan",),
     "probe.analyses.retrieval": ("retrieval",),
     "probe.analyses.retrieval_ablation": ("AblationPlan",),
     "probe.analyses.retrieval_result": ("RetrievalResult",),
