@@ -105,7 +105,7 @@ def ablate(
     able = able_baseline(loaded, made, anyway=anyway)
     return study_task(
         bench, able, here(bench, progress), modes=modes, methods=methods, criteria=criteria,
-        curve=curve if unit == "head" else None, top=top, seed=seed,
+        curve=curve, top=top, seed=seed,
     )  # fmt: skip
 
 

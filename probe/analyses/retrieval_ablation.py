@@ -16,10 +16,8 @@ from transformers import PreTrainedModel
 from probe.analyses.needles import Trial
 from probe.errors import TokensError
 from probe.hooks.attention import AttentionCall, Site, instrument
+from probe.hooks.heads import Head as Head
 from probe.progress import Progress, silent
-
-Head = tuple[int, int]
-"""Layer and head."""
 
 BATCH_TOKENS = 2_048
 """Arms of a trial run together up to this many tokens: more is no faster on a CPU and takes more memory."""

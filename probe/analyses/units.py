@@ -6,11 +6,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from probe.errors import TokensError
+from probe.hooks.heads import Head as Head
 from probe.running import Running
 from probe.table import head_name
-
-Head = tuple[int, int]
-"""Layer and head."""
 
 KINDS = ("head", "kv_group", "layer")
 
