@@ -1,4 +1,4 @@
-"""A circuit: the heads and edges that a task runs on, with their scores, how faithful they are, and how it was found."""
+"""A circuit: the heads and edges that a task runs on, their scores, how faithful they are, how it was found."""
 
 from __future__ import annotations
 
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 ARMS = ("heads", "edges", "edges_absolute", "random_heads", "random_edges")
 """What a point of the curve keeps: heads, or edges by signed or absolute score; as many random ones as each."""
+
+_MOST_PAIRS = 2**30
+"""Sources × targets that are taken on: the largest open models have 0.8 of it, and one byte is spent on each."""
 
 
 @dataclass(frozen=True)
@@ -159,15 +162,24 @@ class Circuit:
         return f"circuit of {self.task} in {self.model}"
 
     def _check_shape(self) -> None:
+        if self.prompts < 1:
+            raise ResultsError(f"{self._where}: found on {self.prompts} prompts; wanted 1 or more")
         if min(self.n_layers, self.n_heads, self.n_kv_heads) < 1 or self.n_heads % self.n_kv_heads:
             raise ResultsError(
                 f"{self._where}: {self.n_layers} layers of {self.n_heads} heads on {self.n_kv_heads} key/value heads; "
                 "wanted 1 or more of each, and heads that share key/value heads evenly"
             )
-        if self.layers is not None and list(self.layers) != sorted({*self.layers} & {*range(self.n_layers)}):
+        if self.layers is not None and (
+            any(not 0 <= layer < self.n_layers for layer in self.layers) or list(self.layers) != sorted({*self.layers})
+        ):
             raise ResultsError(
                 f"{self._where}: attention in layers {list(self.layers)}; wanted some of 0 to {self.n_layers - 1}, "
                 "ascending"
+            )
+        heads = self.n_heads * (self.n_layers if self.layers is None else len(self.layers))
+        if (heads + self.n_layers) * (3 * heads + self.n_layers) > _MOST_PAIRS:
+            raise ResultsError(
+                f"{self._where}: {self.n_layers} layers of {self.n_heads} heads are more than can be held"
             )
 
     def _check_nodes(self) -> None:
