@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from .errors import HookError
+from .forward_as import forward_as
 from .sites import sites
 from .spec import main_sites
 
@@ -89,9 +90,7 @@ def record_prefix(model: PreTrainedModel, run: Callable[[], Result]) -> tuple[Pr
 
 
 @contextmanager
-def resumed(
-    model: PreTrainedModel, prefix: Prefix, layer: int, hidden: Float[Tensor, "B T d_model"]
-) -> Iterator[None]:
+def resumed(model: PreTrainedModel, prefix: Prefix, layer: int, hidden: Float[Tensor, "B T d_model"]) -> Iterator[None]:
     """Forwards start at block `layer`, from `hidden`; the blocks below are not run. Undone at the end.
 
     The ids given to the model must have the shape [B, T]; positions and masks are made from them as ever.
@@ -109,28 +108,18 @@ def resumed(
 
     with ExitStack() as stack:
         for index in range(layer):
-            stack.enter_context(_passing(layers[index], prefix.outputs[index]))
+            stack.enter_context(forward_as(layers[index], _passing(prefix.outputs[index])))
         stack.callback(layers[layer].register_forward_pre_hook(start, with_kwargs=True).remove)
         yield
 
 
-@contextmanager
-def _passing(block: nn.Module, outputs: int) -> Iterator[None]:
-    """The block hands on what it is given, in the form that it returns."""
+def _passing(outputs: int) -> Callable[..., Tensor | tuple[Tensor | None, ...]]:
+    """The forward of a block that hands on what it is given, in the form that it returns."""
 
     def passed(hidden_states: Tensor, *_args: object, **_kwargs: object) -> Tensor | tuple[Tensor | None, ...]:
         return hidden_states if not outputs else (hidden_states, *[None] * (outputs - 1))
 
-    # An attribute of the instance hides the class's forward; deleting it brings that one back.
-    own = block.__dict__.get("forward")
-    object.__setattr__(block, "forward", passed)
-    try:
-        yield
-    finally:
-        if own is None:
-            del block.__dict__["forward"]
-        else:
-            object.__setattr__(block, "forward", own)
+    return passed
 
 
 def same_start(model: PreTrainedModel, run: Callable[[], Tensor]) -> bool:

@@ -11,7 +11,14 @@ SIBLING_PROJECTIONS = ("output.dense",)
 
 QUERY_PROJECTIONS = ("q_proj", "query", "q", "q_lin")
 KEY_PROJECTIONS = ("k_proj", "key", "k", "k_lin")
-"""Linear maps whose output is q or k before rotary embedding and norms, one head after the other."""
+VALUE_PROJECTIONS = ("v_proj", "value", "v", "v_lin")
+"""Linear maps whose output is q, k or v before rotary embedding and norms, one head after the other."""
+
+FUSED_PROJECTIONS = ("c_attn", "qkv_proj", "Wqkv")
+"""One map for all three: the heads' q, then k, then v."""
+
+INTERLEAVED_PROJECTIONS = ("query_key_value",)
+"""One map for all three: of each head its q, k and v, then the next head's (gpt_neox)."""
 
 HEAD_WIDTHS = ("head_dim", "attention_head_size", "key_value_proj_dim")
 """Attributes of an attention module that give the width of a head of q and k."""
