@@ -1,0 +1,97 @@
+"""How much of an overlap is the luck of the prompts: both circuits found again from resampled ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from probe.circuit import Circuit, PromptScores
+from probe.errors import ResultsError
+from probe.statistics import LEVEL, resample_counts
+
+
+@dataclass(frozen=True)
+class Noise:
+    """The number of shared heads over bootstrap resamples of the prompts.
+
+    Each resample picks circuits of the same sizes anew, by the mean score of its prompts. low, high: 95 % percentile
+    interval. mean: over the resamples. again: shared by the circuits picked from all prompts once. kept_a, kept_b:
+    how many heads of each circuit that pick holds; all of them where it was found by these scores.
+
+    The interval is not centred: a resample sees about 63 % of the prompts, so its circuits are noisier than the
+    circuits they stand for, and share less where much is shared (and more where less than chance is). `bias` says by
+    how much; nothing is corrected for it.
+    """
+
+    low: float
+    high: float
+    mean: float
+    again: int
+    kept_a: int
+    kept_b: int
+    resamples: int
+
+    @property
+    def bias(self) -> float:
+        """Mean over the resamples minus the number from all prompts."""
+        return self.mean - self.again
+
+
+def noise(
+    a: Circuit, b: Circuit, scores_a: PromptScores, scores_b: PromptScores, *, resamples: int, seed: int
+) -> Noise:
+    """Resample the prompts of both tasks, each on its own (together where both circuits come from the same prompts).
+
+    Raises ResultsError for scores that are not the circuits' own, by shape.
+    """
+    one, other = _heads(a, scores_a), _heads(b, scores_b)
+    seed_a = 2 * seed
+    seed_b = seed_a if a.prompts_sha256 == b.prompts_sha256 else seed_a + 1
+    picked_a = _picked(one, scores_a.groups, len(a.heads), resamples, seed_a)
+    picked_b = _picked(other, scores_b.groups, len(b.heads), resamples, seed_b)
+    counts = (picked_a & picked_b).sum(-1)
+    whole_a, whole_b = _top(one.sum(1)[None], len(a.heads))[0], _top(other.sum(1)[None], len(b.heads))[0]
+    low, high = np.quantile(counts, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Noise(
+        float(low), float(high), float(counts.mean()), int((whole_a & whole_b).sum()),
+        int((whole_a & member_mask(a)).sum()), int((whole_b & member_mask(b)).sum()), resamples,
+    )  # fmt: skip
+
+
+def member_mask(circuit: Circuit) -> Bool[np.ndarray, "heads"]:
+    """Which heads are in the head circuit, in graph order."""
+    return np.array([node.in_circuit for node in circuit.nodes[: len(circuit.graph.heads)]], dtype=bool)
+
+
+def _heads(circuit: Circuit, scores: PromptScores) -> Float[np.ndarray, "heads N"]:
+    wanted = (len(circuit.graph.sources), circuit.prompts)
+    if scores.values.shape != wanted:
+        raise ResultsError(
+            f"scores of {circuit.task} have shape {list(scores.values.shape)}; wanted {list(wanted)} (sources, prompts)"
+        )
+    return scores.values[[circuit.graph.source(name) for name in circuit.graph.heads]]
+
+
+def _picked(
+    scores: Float[np.ndarray, "heads N"], groups: Sequence[str] | None, size: int, resamples: int, seed: int
+) -> Bool[np.ndarray, "resamples heads"]:
+    """The `size` best heads of every resample."""
+    counts: Int[np.ndarray, "resamples N"] = resample_counts(
+        scores.shape[1], groups=groups, resamples=resamples, seed=seed
+    )
+    # Prompt by prompt, not by a matrix product, which may add in another order on another machine.
+    total = np.zeros((resamples, len(scores)))
+    for prompt in range(scores.shape[1]):
+        total += counts[:, prompt, None] * scores[:, prompt]
+    # Groups of unequal size give resamples of unequal length, which does not change an order.
+    return _top(total, size)
+
+
+def _top(scores: Float[np.ndarray, "rows heads"], size: int) -> Bool[np.ndarray, "rows heads"]:
+    best = np.argsort(-scores, axis=-1, kind="stable")[:, :size]
+    chosen = np.zeros(scores.shape, dtype=bool)
+    np.put_along_axis(chosen, best, True, axis=-1)
+    return chosen
