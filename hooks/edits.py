@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from . import attention, lens
 from .call import AttentionCall, Site
+from .edit_force import ForcePattern
 from .edit_keys import KnockOut, SinkScale, SinkValueZero
 from .edit_patterns import ByDistance, FrozenPattern, FrozenValues, Identity, SelfOnly, Uniform
 from .edit_rules import MeanSelf, Replace, Scale, Zero
@@ -32,6 +33,7 @@ from .positions import Positions, checked, marked
 __all__ = [
     "ByDistance",
     "Edit",
+    "ForcePattern",
     "FrozenPattern",
     "FrozenValues",
     "Head",
@@ -181,4 +183,5 @@ class _Plan:
     def last_position(self) -> int:
         """The furthest position that the edit or its rule names; -1 where neither names one."""
         own = -1 if self.edit.positions is None else int(checked(self.edit.positions, "positions").max())
-        return max(own, self.edit.rule.last_position) if isinstance(self.edit.rule, KnockOut) else own
+        rule = self.edit.rule
+        return max(own, rule.last_position) if isinstance(rule, KnockOut | ForcePattern) else own

@@ -59,7 +59,8 @@ def carried(runs: HeadRuns, *, seed: int = 0) -> Float[np.ndarray, "n"]:
 def random_like(circuit: Iterable[Head], heads: Sequence[Head], rng: np.random.Generator) -> tuple[Head, ...]:
     """A random circuit with as many heads of each layer, drawn from all of the layer's, the circuit's own included.
 
-    Under the hypothesis that within a layer it does not matter which, a circuit and its random twins are alike.
+    Under the hypothesis that within a layer it does not matter which, a circuit and its random twins are alike. Where
+    a circuit holds most of a layer its twins must too, and tell little: no draw can avoid what there is.
     """
     drawn: list[Head] = []
     for layer, count in sorted(Counter(layer for layer, _ in circuit).items()):

@@ -89,9 +89,10 @@ def test_what_has_nothing_to_be_faithful_to_is_refused(runs):
 def test_a_few_heads_of_smollm2_do_ioi_and_random_ones_do_not():
     loaded = load("smollm2-135m")
     runs = HeadRuns(loaded, build("ioi", loaded, prompts=8))
-    effects = (runs.clean - runs.replaced([[head] for head in runs.heads])).mean(axis=1)
-    order = [runs.heads[place] for place in np.argsort(-effects, kind="stable")]
-    points = head_curve(loaded, runs.task, order, sizes=(20,), random_draws=3, runs=runs)
-    ranked, everything, random = points
+    # Those whose single removal costs most, as `ablate` finds them.
+    known = [(23, 3), (20, 0), (29, 1), (17, 4), (19, 2)]
+    order = [*known, *(head for head in runs.heads if head not in known)]
+    ranked, everything, random = head_curve(loaded, runs.task, order, sizes=(5,), random_draws=5, runs=runs)
     assert everything.faithfulness == 1
-    assert ranked.faithfulness > 0.4 > random.high
+    assert ranked.low > random.high
+    assert ranked.low > 0.5
