@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from probe.errors import ModelError
 from probe.planted_heads import N_HEADS, N_KV_HEADS, Layer, planted_layers, value
@@ -24,7 +24,9 @@ from probe.planted_stream import (
     Reader,
     Stream,
     rope_reader,
+    rotation,
     table_reader,
+    write_weights,
 )
 from probe.planted_words import BOS, DELIMITER, END, NAMES, VOCABULARY
 
@@ -110,7 +112,7 @@ def planted_llama(*, max_length: int = 4096, seed: int = 0, shuffled: bool = Fal
     )
     generator = torch.Generator().manual_seed(seed)
     gain = 512**0.5 / EMBEDDING_NORM
-    lift = _rotation(512, read.stream.size, generator)
+    lift = rotation(512, read.stream.size, generator)
     embedding, unembedding = _codebook(read.stream, generator, gain)
     weights = {"model.embed_tokens.weight": embedding @ lift.T, "lm_head.weight": unembedding @ lift.T}
     for index, layer in enumerate(planted_layers(read)):
@@ -124,7 +126,7 @@ def planted_llama(*, max_length: int = 4096, seed: int = 0, shuffled: bool = Fal
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)  # the start of the unused MLP, which the weight hash covers
         model = LlamaForCausalLM(config)
-    _write(model, weights)
+    write_weights(model, weights)
     return model
 
 
@@ -157,7 +159,7 @@ def planted_gpt2(*, max_length: int = 4096, seed: int = 0, shuffled: bool = Fals
         tie_word_embeddings=False,
     )
     gain = 1024**0.5 / (EMBEDDING_NORM**2 + frequencies.numel() * scale**2) ** 0.5
-    lift = _rotation(1024, read.stream.size, generator)
+    lift = rotation(1024, read.stream.size, generator)
     embedding, unembedding = _codebook(read.stream, generator, gain)
     angles = torch.arange(max_length, dtype=torch.float64)[:, None] * frequencies
     table = torch.stack([angles.cos(), angles.sin()], -1).flatten(1) * scale
@@ -177,7 +179,7 @@ def planted_gpt2(*, max_length: int = 4096, seed: int = 0, shuffled: bool = Fals
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)  # the start of the unused MLP, which the weight hash covers
         model = GPT2LMHeadModel(config)
-    _write(model, weights)
+    write_weights(model, weights)
     return model
 
 
@@ -187,22 +189,6 @@ def _check_length(max_length: int) -> None:
             f"planted model: found max_length {max_length}, wanted {_MIN_LENGTH} to {_MAX_LENGTH} tokens; "
             "pass one there"
         )
-
-
-def _write(model: PreTrainedModel, weights: dict[str, Float[Tensor, "..."]]) -> None:
-    """Puts the weights into a new model; the rest keeps its start (norms 1, biases 0)."""
-    model.train(False)
-    model.requires_grad_(False)
-    for name, weight in weights.items():
-        model.get_parameter(name).copy_(weight)
-
-
-def _rotation(width: int, size: int, generator: torch.Generator) -> Float[Tensor, "d m"]:
-    """Random orthonormal columns `[d, m]`, all orthogonal to the all-ones vector (as LayerNorm needs)."""
-    columns = torch.randn(width, size, generator=generator, dtype=torch.float64)
-    columns -= columns.mean(0)
-    rotated: Tensor = torch.linalg.qr(columns).Q
-    return rotated
 
 
 def _codebook(

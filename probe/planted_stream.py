@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from probe.planted_positions import Kernels
 
@@ -28,32 +29,38 @@ CODES = ("tok", "prev", "out", "inh", "junk")
 
 @dataclass(frozen=True)
 class Stream:
-    """Where each named subspace lies in the abstract stream; `positions` dims hold a position table."""
+    """Where each named subspace lies in the abstract stream; `positions` dims hold a position table.
+
+    flags: names of one dimension each; codes: names of `code` dimensions each.
+    """
 
     positions: int
+    flags: tuple[str, ...] = FLAGS
+    codes: tuple[str, ...] = CODES
+    code: int = CODE
 
     @property
     def size(self) -> int:
         """Dimensions of the abstract stream."""
-        return len(FLAGS) + len(CODES) * CODE + self.positions
+        return len(self.flags) + len(self.codes) * self.code + self.positions
 
     def __getitem__(self, name: str) -> slice:
-        if name in FLAGS:
-            start, width = FLAGS.index(name), 1
+        if name in self.flags:
+            start, width = self.flags.index(name), 1
         elif name == "pos":
-            start, width = len(FLAGS) + len(CODES) * CODE, self.positions
+            start, width = len(self.flags) + len(self.codes) * self.code, self.positions
         else:
-            start, width = len(FLAGS) + CODES.index(name) * CODE, CODE
+            start, width = len(self.flags) + self.codes.index(name) * self.code, self.code
         return slice(start, start + width)
 
 
 @dataclass(frozen=True)
 class Reader:
-    """Builds query and key matrices `[128, m]` for one way of knowing positions.
+    """Builds query and key matrices `[D, m]` for one way of knowing positions.
 
-    cosines, sines: the head dimensions of each frequency's pair. content: 64 head dimensions that hold a
+    cosines, sines: the head dimensions of each frequency's pair. content: the head dimensions that hold a
     code. flags: head dimension of each flag. position_scale: length of a position pair in the table, or
-    None for RoPE, which turns the pairs itself.
+    None for RoPE, which turns the pairs itself. head_dim: D.
     """
 
     stream: Stream
@@ -63,15 +70,16 @@ class Reader:
     content: Tensor
     flags: dict[str, int]
     position_scale: float | None
+    head_dim: int = HEAD_DIM
 
     def empty(self) -> Float[Tensor, "D m"]:
         """Zeros, to write the weights of a layer into."""
-        return torch.zeros(HEAD_DIM, self.stream.size, dtype=torch.float64)
+        return torch.zeros(self.head_dim, self.stream.size, dtype=torch.float64)
 
     def code(self, source: str, gain: float = 1.0) -> Float[Tensor, "D m"]:
         """Reads a token code from subspace `source` into the content dimensions."""
         weight = self.empty()
-        weight[self.content, self.stream[source]] = gain * torch.eye(CODE, dtype=torch.float64)
+        weight[self.content, self.stream[source]] = gain * torch.eye(self.stream.code, dtype=torch.float64)
         return weight
 
     def flag(self, slot: str, source: str, gain: float = 1.0) -> Float[Tensor, "D m"]:
@@ -108,6 +116,22 @@ class Reader:
         if not first_token:
             weight[self.cosines, self.stream["bos"].start] = -(self.position_scale or 1.0)
         return weight
+
+
+def rotation(width: int, size: int, generator: torch.Generator) -> Float[Tensor, "d m"]:
+    """Random orthonormal columns `[width, size]`, all orthogonal to the all-ones vector (as LayerNorm needs)."""
+    columns = torch.randn(width, size, generator=generator, dtype=torch.float64)
+    columns -= columns.mean(0)
+    rotated: Tensor = torch.linalg.qr(columns).Q
+    return rotated
+
+
+def write_weights(model: PreTrainedModel, weights: dict[str, Float[Tensor, "..."]]) -> None:
+    """Puts weights into a new model, in eval mode without gradients; the rest keeps its start (norms 1, biases 0)."""
+    model.train(False)
+    model.requires_grad_(False)
+    for name, weight in weights.items():
+        model.get_parameter(name).copy_(weight)
 
 
 def rope_reader(kernels_of: Callable[[Tensor], Kernels], theta: float) -> Reader:
