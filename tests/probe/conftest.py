@@ -1,8 +1,10 @@
-"""Small random models in float64 and a task for them, for tests that compare with brute force."""
+"""Small random models in float64, a task and circuits for them, for tests that compare with brute force."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,8 @@ import torch
 from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
+from probe.circuit import Circuit, CircuitEdge, CircuitNode
+from probe.graph import Graph, head_node
 from probe.tasks.task import Prompt, Task
 
 VOCABULARY, LENGTH = 31, 9
@@ -84,6 +88,34 @@ def small_task(prompts: int = 5, *, metric: str = "logit_diff", twins: bool = Tr
     return Task("small", metric, tuple(made))
 
 
+def small_circuit(
+    members: Collection[tuple[int, int]] = ((0, 1), (2, 3)),
+    *,
+    scores: Sequence[float] | None = None,
+    roles: Mapping[tuple[int, int], str] | None = None,
+    edges: Collection[tuple[str, str]] = (),
+    n_layers: int = 3,
+    n_heads: int = 4,
+    **fields: Any,
+) -> Circuit:
+    """A circuit of 3 × 4 heads: members score 1 unless said otherwise, others 0, and every edge is in it."""
+    graph = Graph(n_layers, n_heads)
+    names = {head_node(*head) for head in members}
+    told = {head_node(*head): role for head, role in (roles or {}).items()}
+    values = [float(name in names) for name in graph.heads] if scores is None else list(scores)
+    nodes = tuple(
+        CircuitNode(name, value, value - 0.25, value + 0.25, name in names, told.get(name, ""))
+        for name, value in zip(graph.heads, values, strict=True)
+    )
+    made = {
+        "model": "small", "n_kv_heads": 2, "parallel": False, "layers": None, "task": "ioi", "metric": "logit_diff",
+        "method": "eap", "ablation": "resample", "corruption": "s2_io", "prompts": 5, "prompts_sha256": "0" * 64,
+        "seed": 0, "definitions": "1",
+    }  # fmt: skip
+    found = tuple(CircuitEdge(source, target, 0.5, True) for source, target in edges)
+    return Circuit(n_layers=n_layers, n_heads=n_heads, nodes=nodes, edges=found, **{**made, **fields})
+
+
 @pytest.fixture
 def make_llama() -> Callable[..., Any]:
     return small_llama
@@ -97,3 +129,17 @@ def make_gpt2() -> Callable[..., Any]:
 @pytest.fixture
 def make_task() -> Callable[..., Task]:
     return small_task
+
+
+@pytest.fixture
+def make_small_circuit() -> Callable[..., Circuit]:
+    return small_circuit
+
+
+@pytest.fixture(scope="session")
+def published() -> Path:
+    """The folder of published prompt sets and graphs."""
+    folder = os.environ.get("HEADPROBE_DATA")
+    if not folder or not Path(folder).is_dir():
+        pytest.skip("not checked: no data")
+    return Path(folder)

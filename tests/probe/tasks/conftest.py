@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Iterable
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -108,15 +106,6 @@ def planted(models: Callable[[str], Loaded]) -> Loaded:
 @pytest.fixture(scope="session")
 def real() -> Loaded:
     return load("smollm2-135m")
-
-
-@pytest.fixture(scope="session")
-def published() -> Path:
-    """The folder of published prompt sets."""
-    folder = os.environ.get("HEADPROBE_DATA")
-    if not folder or not Path(folder).is_dir():
-        pytest.skip("not checked: no data")
-    return Path(folder)
 
 
 @pytest.fixture
