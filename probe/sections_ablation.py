@@ -37,6 +37,7 @@ MODES: Mapping[str, str] = {
     "identity": "its own output, {} of the way to each token's own value",
     "sink_scale": "what it would write with its weight on the first token times {}, the rest given to the others",
     "knock_out": "what it would write if it could not look along {}",
+    "force": "what it would write if it looked along {} in equal shares, and nowhere else from there",
 }
 """What stands in the place of a removed head's output (z), in words; {} is what follows a mode's colon."""
 METHODS: Mapping[str, str] = {

@@ -13,6 +13,7 @@ from torch import Tensor
 from probe.analyses.means import MEANS, means_note, means_of, observe
 from probe.errors import TokensError
 from probe.hooks.attention import AttentionCall
+from probe.hooks.edit_force import ForcePattern
 from probe.hooks.edit_keys import KnockOut, SinkScale, SinkValueZero
 from probe.hooks.edit_patterns import ByDistance, FrozenPattern, FrozenValues, Identity, SelfOnly, Uniform
 from probe.hooks.edit_rules import MeanSelf, Replace, Scale, Zero
@@ -38,15 +39,19 @@ GRADED: Mapping[str, Callable[[float], Rule]] = {"scale": Scale, "identity": Ide
 TWINS = ("resample", "frozen_pattern", "frozen_values")
 """Modes that take something of each prompt's corrupted twin."""
 
-MODES = (*MEANS, *LIVE, *TWINS, "static", *(f"{name}:NUMBER" for name in GRADED), "knock_out:QUERY>KEY")
+MODES = (*MEANS, *LIVE, *TWINS, "static", *(f"{name}:NUMBER" for name in GRADED), "knock_out:QUERY>KEY", "force:QUERY>KEY/KEY")
 """METRICS, Studies: `mean` per position (and template), `mean_all` over prompts and positions ≥ 1,
 `mean_corrupted` as `mean` over the corrupted prompts, `mean_token` by the token at the position, `mean_self` over
 the prompt's own positions ≥ 1, `resample` z of the paired corrupted prompt, `zero`. METHODS §15: `uniform`, `self`
 and `static` (the head's own mean profile over distances) change where a head looks; `sink_knockout` renormalises,
 `sink_value_zero` does not, `sink_scale:β` gives what it frees to the other keys; `frozen_pattern` and
 `frozen_values` take the pattern (q and k) or the values of the corrupted twin and leave the rest live;
-`knock_out:END>S2` cuts the edge from one named position to another; `scale:f` multiplies z, `identity:u` moves it
-to the token's own v."""
+`knock_out:END>S2` cuts the edge from one named position to another (or to several, `END>S1/S2`), `force:END>S1/S2`
+makes the one look at the others in equal shares and nowhere else (METHODS §10); `scale:f` multiplies z, `identity:u`
+moves it to the token's own v."""
+
+EDGES: Mapping[str, type[KnockOut] | type[ForcePattern]] = {"knock_out": KnockOut, "force": ForcePattern}
+"""Modes with named positions after a colon, a query and its keys, such as `knock_out:END>S2`."""
 
 
 class Replacement(ABC):
@@ -110,14 +115,15 @@ class _Frozen(Replacement):
 
 @dataclass
 class _Edge(Replacement):
-    """One key position that one query position loses, in every prompt its own."""
+    """Key positions that one query position loses or is made to look at, in every prompt its own."""
 
     mode: str
+    made: type[KnockOut] | type[ForcePattern]
     queries: Int[Tensor, "N 1"]
-    keys: Int[Tensor, "N 1"]
+    keys: Int[Tensor, "N k"]
 
     def rule(self, layer: int, rows: slice) -> Rule:
-        return KnockOut(self.queries[rows], self.keys[rows])
+        return self.made(self.queries[rows], self.keys[rows])
 
 
 def replacement(running: Running, task: Task, mode: str) -> Replacement:
@@ -139,8 +145,9 @@ def replacement(running: Running, task: Task, mode: str) -> Replacement:
         return _from_twins(running, task, mode)
     if mode == "static":
         return _static(running, task)
-    query, _, key = detail.partition(">")
-    return _Edge(mode, named_positions(task.prompts, query), named_positions(task.prompts, key))
+    query, _, keys = detail.partition(">")
+    columns = [named_positions(task.prompts, key) for key in keys.split("/")]
+    return _Edge(mode, EDGES[name], named_positions(task.prompts, query), torch.cat(columns, 1))
 
 
 def replacement_note(task: Task, mode: str) -> str:
@@ -160,7 +167,7 @@ def check_mode(mode: str) -> None:
     name, _, detail = mode.partition(":")
     if name in GRADED:
         _number(mode, detail)
-    elif mode not in (*MEANS, *LIVE, *TWINS, "static") and not (name == "knock_out" and ">" in detail):
+    elif mode not in (*MEANS, *LIVE, *TWINS, "static") and not (name in EDGES and ">" in detail):
         raise TokensError(f"ablation mode {mode!r}; wanted one of {', '.join(MODES)}")
 
 

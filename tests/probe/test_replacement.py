@@ -20,7 +20,7 @@ LAYER, HEAD = 1, 2
 @pytest.fixture
 def setting(make_llama, make_task):
     task = make_task(4)
-    prompts = tuple(replace(p, positions={"A": 6, "B": 2 + i}) for i, p in enumerate(task.prompts))
+    prompts = tuple(replace(p, positions={"A": 6, "B": 2 + i, "C": 1}) for i, p in enumerate(task.prompts))
     return Running(make_llama(layers=2)), replace(task, prompts=prompts, held_out=make_task(4, seed=5).prompts)
 
 
@@ -122,6 +122,18 @@ def test_an_edge_between_named_positions_is_cut_in_every_prompt_its_own(setting)
     assert torch.equal(found[:, :6], z[:, :6])
 
 
+def test_several_keys_are_cut_or_looked_at_together(setting):
+    found, call, z = edited(setting, "force:A>B/C")
+    p, v = pattern_and_values(call)
+    for row in range(4):
+        torch.testing.assert_close(found[row, 6], (v[row, 2 + row] + v[row, 1]) / 2, **CLOSE)
+    assert torch.equal(found[:, :6], z[:, :6])
+    cut = edited(setting, "knock_out:A>B/C")[0]
+    weights = p[0, 6].clone()
+    weights[[1, 2]] = 0
+    torch.testing.assert_close(cut[0, 6], weights / weights.sum() @ v[0], **CLOSE)
+
+
 def test_rows_are_those_of_the_prompts(setting):
     running, task = setting
     ids = clean_ids(task.prompts)[2:]
@@ -143,7 +155,9 @@ def test_what_cannot_be_made_is_refused_in_words(setting, make_task):
     for mode, words in (
         ("mena", "ablation mode 'mena'; wanted one of mean"),
         ("scale:x", "wanted a number after the colon"),
-        ("knock_out:A>C", "no position 'C'"),
+        ("knock_out:A>D", "no position 'D'"),
+        ("force:A>B/D", "no position 'D'"),
+        ("force:A", "wanted one of"),
         ("knock_out:A", "wanted one of"),
     ):
         with pytest.raises(TokensError, match=words):
@@ -151,5 +165,5 @@ def test_what_cannot_be_made_is_refused_in_words(setting, make_task):
     with pytest.raises(TokensError, match="no corrupted twin"):
         replacement(running, make_task(3, twins=False), "resample")
     assert set(LIVE) < set(MODES)
-    for mode in (*LIVE, "scale:0.5", "knock_out:END>S2", "static", "resample"):
+    for mode in (*LIVE, "scale:0.5", "knock_out:END>S2", "force:END>S1/S2", "static", "resample"):
         check_mode(mode)
