@@ -168,11 +168,21 @@ def describe(name: str, metadata: Mapping[str, Any] | None = None) -> Column:
         criterion = name.removeprefix("importance_")
         how = f"criterion {criterion} of probe.analyses.importance; higher = more important"
         return Column(name, f"Importance by {criterion}", how, "value", None, False)
+    if name.startswith("circuit_"):
+        return _score(name, (metadata or {}).get("circuits", {}).get(name, {}))
     effect = _EFFECT.fullmatch(name)
     if effect is None:
         return Column(name, name, "added by the caller", "value", None, False)
     about = (metadata or {}).get("effects", {}).get(name, {})
     return _effect(name, {key: value for key, value in effect.groupdict().items() if value} | about)
+
+
+def _score(name: str, about: Mapping[str, Any]) -> Column:
+    """The column of a circuit's scores, from what the table's metadata tells of it."""
+    metric, method = about.get("metric", "the metric"), about.get("method", "the circuit's method")
+    formula = f"mean over prompts of what {metric} loses without the head ({method}); positive = the head helps"
+    title = f"Score of the head in the circuit of {name.removeprefix('circuit_')}"
+    return Column(name, title, formula, METRIC_UNITS.get(metric, metric), None, False)
 
 
 def _effect(name: str, about: Mapping[str, Any]) -> Column:

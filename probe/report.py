@@ -12,13 +12,13 @@ import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from probe import plots, plots_retrieval, sections
+from probe.chapter import Chapter
 from probe.columns import describe
 from probe.errors import ResultsError
 from probe.findings import FEW_TRIALS, findings, limits, uncertainty
-from probe.findings_ablation import ablation_findings, ablation_limits, ablation_uncertainty
 from probe.markup import Html, el, escape, join, json_script, script
 from probe.plots_retrieval import Retrieval
-from probe.sections_ablation import ablation_figures, ablation_part
+from probe.sections_ablation import ablation_chapter
 from probe.sections_retrieval import retrieval_part
 from probe.sink_tokens import first_token, later_sinks
 from probe.store import write_file
@@ -44,6 +44,8 @@ def write_report(
     tokens_text: Sequence[Sequence[str]] | None = None,
     command: str | None = None,
     studies: Sequence[TaskStudy] = (),
+    chapters: Sequence[Chapter] = (),
+    title: str | None = None,
 ) -> Path:
     """Write `report.html` into `folder`, whole or not at all, and return its path.
 
@@ -51,6 +53,7 @@ def write_report(
         gives a page of the studies alone.
     studies: ablation studies, one a task; their columns are the table's already (`with_effects`).
     retrieval: trials, heads and ablation of a retrieval run (METRICS' columns); None: the page says so.
+    chapters: what other studies add. title: default, the heads of the model.
     tokens_text: the token strings of every sequence, in the order scanned; None: positions stand for tokens.
     command: the command that makes it again, as typed; None: the page says that it was not recorded.
     Raises ResultsError when the token strings do not fit the scanned sequences.
@@ -60,7 +63,8 @@ def write_report(
         table = table.with_columns(retrieval.heads)
     place = Path(folder)
     place.mkdir(parents=True, exist_ok=True)
-    data = page(table, retrieval, tokens_text, command, studies).encode("utf-8", errors="backslashreplace")
+    text = page(table, retrieval, tokens_text, command, studies, chapters, title)
+    data = text.encode("utf-8", errors="backslashreplace")
     write_file(place / PAGE, data)
     return place / PAGE
 
@@ -77,25 +81,28 @@ def page(
     tokens: Sequence[Sequence[str]] | None,
     command: str | None = None,
     studies: Sequence[TaskStudy] = (),
+    chapters: Sequence[Chapter] = (),
+    title: str | None = None,
 ) -> str:
     """The page as text."""
     shown = telling(table)
-    title = f"Attention heads of {table.metadata.get('model', 'an unnamed model')}"
+    chapters = [*([ablation_chapter(studies, table.metadata)] if studies else []), *chapters]
+    title = title or f"Attention heads of {table.metadata.get('model', 'an unnamed model')}"
     plotly, plotly_hash = script(get_plotlyjs())
     ours, our_hash = script(_asset("page.js"))
     policy = (
         f"default-src 'none'; script-src {plotly_hash} {our_hash}; style-src 'unsafe-inline'; "
         "img-src data: blob:; base-uri 'none'; form-action 'none'"
     )
-    parts = _parts(table, run, tokens, shown, command, studies)
+    parts = _parts(table, run, tokens, shown, command, chapters)
     return Template(_asset("page.html")).substitute(
         title=escape(title),
         policy=policy,
         style=_asset("page.css"),
-        summary=escape(_summary(table, studies)),
+        summary=escape(_summary(table, chapters)),
         contents=join(*(join(el("a", label, href=f"#{identifier}"), " ") for identifier, (label, _) in parts.items())),
         body=join(*(content for _, content in parts.values())),
-        data=json_script("report-data", _data(table, run, tokens, shown, studies)),
+        data=json_script("report-data", _data(table, run, tokens, shown, chapters)),
         plotly=plotly,
         script=ours,
     )
@@ -105,7 +112,7 @@ def _asset(name: str) -> str:
     return (Path(__file__).parent / "page" / name).read_text(encoding="utf-8")
 
 
-def _summary(table: HeadTable, studies: Sequence[TaskStudy]) -> str:
+def _summary(table: HeadTable, chapters: Sequence[Chapter]) -> str:
     """What was measured, in one sentence or two."""
     frame, metadata = table.frame, table.metadata
     layers = len(frame[["stack", "kind", "layer"]].drop_duplicates())
@@ -114,8 +121,7 @@ def _summary(table: HeadTable, studies: Sequence[TaskStudy]) -> str:
     text = f", read on {n} {'sequence' if n == 1 else 'sequences'}" if n is not None else ""
     text += f" of {tokens_in_words(length)}" if length is not None else ""
     bos = f" Begin-of-sequence token: {metadata['bos']}." if metadata.get("bos") is not None else ""
-    tasks = ", ".join(f"{study.task.name} ({study.n} prompts)" for study in studies)
-    return f"{heads}{text}.{bos}" + (f" Removed one at a time on {tasks}." if tasks else "")
+    return " ".join([f"{heads}{text}.{bos}", *(chapter.summary for chapter in chapters if chapter.summary)])
 
 
 def _parts(
@@ -124,23 +130,25 @@ def _parts(
     tokens: Sequence[Sequence[str]] | None,
     shown: list[Telling],
     command: str | None,
-    studies: Sequence[TaskStudy],
+    chapters: Sequence[Chapter],
 ) -> dict[str, tuple[str, Html]]:
     """Identifier of each section → its name in the contents, and the section."""
     whole = table.scanned
-    found = [finding for study in studies for finding in ablation_findings(study)]
+    found = [finding for chapter in chapters for finding in chapter.findings]
     ends = limits(table, tokens, run) if whole else []
+    ends = ends + [line for chapter in chapters for line in chapter.limits]
     notes = [uncertainty(table)] if whole else []
+    notes += [line for chapter in chapters for line in chapter.uncertainty]
     parts = {
         "findings": (
             "Findings",
             sections.finding_cards(
-                (findings(table, run) if whole else []) + found, " ".join(notes + ablation_uncertainty(studies))
+                (findings(table, run) if whole else []) + found, " ".join(notes)
             ),
         )
     }
-    for index, study in enumerate(studies):
-        parts[f"ablation-{index}"] = (f"Ablation: {study.task.name}", ablation_part(study, index, table.metadata))
+    for chapter in chapters:
+        parts |= chapter.sections
     parts["maps"] = ("Maps", _maps(table))
     if whole:
         sinks = sections.sinks_part(first_token(table, tokens), later_sinks(table, tokens), tokens is not None)
@@ -150,7 +158,7 @@ def _parts(
         parts["retrieval"] = ("Retrieval", retrieval_part(table, run))
     parts["heads-part"] = ("All heads", _table_part())
     parts["made"] = ("How it was made", sections.made_part(table, command))
-    parts["limits"] = ("Limits", sections.limits_part(ends + ablation_limits(studies)))
+    parts["limits"] = ("Limits", sections.limits_part(ends))
     return parts
 
 
@@ -215,16 +223,16 @@ def _data(
     run: Retrieval | None,
     tokens: Sequence[Sequence[str]] | None,
     shown: list[Telling],
-    studies: Sequence[TaskStudy],
+    chapters: Sequence[Chapter],
 ) -> dict[str, Any]:
     """What the page's script draws: figures and the table's numbers at six figures (files hold all)."""
     frame = table.frame
     about = {name: describe(name, table.metadata) for name in table.metrics}
-    effects = [name for name in table.metrics if name.startswith(("ablation_", "attribution_"))]
+    effects = [name for name in table.metrics if name.startswith(("ablation_", "attribution_", "circuit_"))]
     columns = [name for name in frame if name not in ("stack", "kind", "roles")]
     figures = _figures(table, run, tokens, shown)
-    for index, study in enumerate(studies):
-        figures |= ablation_figures(study, index)
+    for chapter in chapters:
+        figures |= chapter.figures
     return {
         "names": names(frame),
         "roles": frame["roles"].tolist(),

@@ -26,13 +26,14 @@ ROLE_COLOURS = {
 }  # fmt: skip
 
 
-def figure(name: str, caption: str) -> Html:
-    """The place of a drawn figure, with the words a reader without it gets."""
-    return el(
-        "figure",
-        el("div", class_="plot", data_figure=name, role="img", aria_label=caption),
-        el("figcaption", caption),
-    )
+def figure(name: str, caption: str, *, wide: bool = False) -> Html:
+    """The place of a drawn figure, with the words a reader without it gets.
+
+    wide: it needs a screen's width to be read, and scrolls inside itself where there is less.
+    """
+    place = el("div", class_="plot", data_figure=name, role="img", aria_label=caption)
+    shown = el("div", place, class_="wide", role="region", aria_label="Figure", tabindex="0") if wide else place
+    return el("figure", shown, el("figcaption", caption))
 
 
 def section(identifier: str, title: str, *content: object) -> Html:
@@ -268,7 +269,7 @@ def _recorded(metadata: Mapping[str, Any], of: str = "") -> list[tuple[str, str]
         label = of + name.replace("_", " ")
         if name in ("retrieval", "ablation") and isinstance(value, dict):
             found += _recorded(value, f"{label}: ")
-        elif name not in ("tokens", "definitions", "sets", "effects"):
+        elif name not in ("tokens", "definitions", "sets", "effects", "circuits"):
             found.append((label, _fact(value)))
     return found
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -12,7 +12,15 @@ from probe import plots_ablation
 from probe.analyses.agreement import strongest
 from probe.analyses.effects import ESTIMATES, Effects
 from probe.analyses.removal_curve import ORDERS
-from probe.findings_ablation import agreement_in_words, few, told_able
+from probe.chapter import Chapter
+from probe.findings_ablation import (
+    ablation_findings,
+    ablation_limits,
+    ablation_uncertainty,
+    agreement_in_words,
+    few,
+    told_able,
+)  # fmt: skip
 from probe.markup import Html, el, join
 from probe.sections import figure, scrolling, section, token
 from probe.task_study import TaskStudy
@@ -91,6 +99,25 @@ def ablation_figures(study: TaskStudy, index: int = 0) -> dict[str, go.Figure]:
             study.effects[place], study.effects[other], metric
         )
     return drawn
+
+
+def ablation_chapter(studies: Sequence[TaskStudy], metadata: Mapping[str, Any]) -> Chapter:
+    """Ablation studies of one model, one a task, as a chapter; metadata: their table's."""
+    figures: dict[str, go.Figure] = {}
+    for index, study in enumerate(studies):
+        figures |= ablation_figures(study, index)
+    tasks = ", ".join(f"{study.task.name} ({study.n} prompts)" for study in studies)
+    return Chapter(
+        summary=f"Removed one at a time on {tasks}.",
+        findings=[finding for study in studies for finding in ablation_findings(study)],
+        uncertainty=ablation_uncertainty(studies),
+        sections={
+            f"ablation-{index}": (f"Ablation: {study.task.name}", ablation_part(study, index, metadata))
+            for index, study in enumerate(studies)
+        },
+        figures=figures,
+        limits=ablation_limits(studies),
+    )
 
 
 def _asked(study: TaskStudy, metadata: Mapping[str, Any]) -> list[Html]:

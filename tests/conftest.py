@@ -14,6 +14,8 @@ from probe.analyses.effect_columns import with_effects
 from probe.analyses.effects import Effects
 from probe.analyses.removal_curve import RemovalCurve
 from probe.analyses.units import Unit
+from probe.circuit import Circuit, CircuitEdge, CircuitNode, CurvePoint
+from probe.graph import Graph
 from probe.table import HeadTable, head_name
 from probe.task_study import TaskStudy
 from probe.tasks.baseline import Baseline
@@ -236,6 +238,75 @@ def invented_effect_table(study: TaskStudy) -> HeadTable:
     """The table that such a study alone leaves."""
     table = HeadTable.of_heads(range(LAYERS), HEADS, {"model": "invented-30x9", "seed": 0}, kv_heads=3)
     return with_effects(table, study.effects, {"ioi": study.task})
+
+
+ROLE_HEADS = {
+    "previous_token": ((2, 4), (4, 1)), "duplicate_token": ((0, 3), (3, 7)), "induction": ((6, 0), (7, 5), (8, 5)),
+    "s_inhibition": ((12, 8), (14, 2), (17, 2)), "name_mover": ((18, 6), (20, 3), (22, 0), (24, 8)),
+    "negative_mover": ((25, 1),), "": ((10, 3), (16, 6), (27, 4)),
+}  # fmt: skip
+"""The heads of an invented circuit, by role."""
+_FLOW = (
+    ("previous_token", "induction", "k"), ("duplicate_token", "s_inhibition", "v"), ("induction", "s_inhibition", "v"),
+    ("s_inhibition", "name_mover", "q"), ("s_inhibition", "negative_mover", "q"), ("", "name_mover", "q"),
+)  # fmt: skip
+
+
+def invented_circuit(task: str = "ioi", heads: int = HEADS, layers: int = LAYERS, seed: int = 0) -> Circuit:
+    """Eighteen heads with jobs, the edges of their story, strong MLP edges and many weak ones; none measured."""
+    rng, graph = np.random.default_rng(seed), Graph(layers, heads)
+    role_of = {f"a{layer}.h{head}": role for role, places in ROLE_HEADS.items() for layer, head in places
+               if layer < layers and head < heads}  # fmt: skip
+    nodes = []
+    for name in graph.heads:
+        role = role_of.get(name)
+        score = rng.normal(0, 0.02) if role is None else rng.uniform(0.1, 1.5) * (-1 if "negative" in role else 1)
+        evidence = {"attention END to IO": 0.71, "copy score": 0.9} if role == "name_mover" else {}
+        nodes.append(CircuitNode(name, score, score - 0.05, score + 0.05, role is not None, role or "", evidence))
+    edges = {("input", "m0"): 1.4, ("m0", "m1"): 0.5, ("m20", "m22"): -0.1, ("m27", "logits"): 0.3}
+    for first, second, port in _FLOW:
+        for source in ROLE_HEADS[first]:
+            for target in ROLE_HEADS[second]:
+                if source[0] < target[0] < layers and max(source[1], target[1]) < heads and rng.random() < 0.6:
+                    pair = f"a{source[0]}.h{source[1]}", f"a{target[0]}.h{target[1]}<{port}>"
+                    edges[pair] = rng.uniform(0.05, 0.7)
+    for name, role in role_of.items():
+        if role.endswith("mover"):
+            edges[name, "logits"] = -0.6 if role == "negative_mover" else rng.uniform(0.3, 1.2)
+        if role in ("previous_token", "duplicate_token") and not name.startswith("a0."):
+            edges["m0", f"{name}<q>"] = edges["m0", f"{name}<k>"] = 0.15
+    for source, target in rng.permutation(np.argwhere(graph.possible))[:400]:
+        edges.setdefault((graph.sources[source], graph.targets[target]), rng.normal(0, 0.015))
+    found = tuple(CircuitEdge(*pair, score, abs(score) > 0.01) for pair, score in edges.items()
+                  if all(place in graph.sources or place in graph.targets for place in pair))  # fmt: skip
+    return Circuit(
+        "invented", layers, heads, heads // 3 if heads % 3 == 0 else heads, False, None, task, "logit_diff", "eap-ig",
+        "resample", "s2_io", 64, "0" * 64, seed, "1", tuple(nodes), found, invented_faithfulness(graph),
+        {"cpr": 0.97, "cmd": 0.06, "m_clean": 3.4, "m_corrupted": -2.9}, ("two prompts were dropped <b>",),
+    )  # fmt: skip
+
+
+def invented_faithfulness(graph: Graph) -> tuple[CurvePoint, ...]:
+    """Curves that rise early for the circuit and late for random parts."""
+    points = []
+    total = {"heads": len(graph.heads), "edges": graph.n_edges}
+    shares = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+    rising = {"heads": 0.03, "random_heads": 0.6, "edges": 0.008, "edges_absolute": 0.004, "random_edges": 0.5}
+    for arm, middle in rising.items():
+        kind = "heads" if arm.endswith("heads") else "edges"
+        sizes = [n for n in (1, 2, 5, 10, 20, 50, 100) if n < total["heads"]] + [total["heads"]]
+        for size in sizes if kind == "heads" else shares:
+            share = size / total[kind] if kind == "heads" else size
+            value = 1.0 if share == 1 else 1.1 * share / (share + middle)
+            spread = 0.0 if share == 1 else 0.08
+            count = int(share * total[kind])
+            points.append(CurvePoint(arm, float(size), count, value, value - spread, value + spread))
+    return tuple(points)
+
+
+@pytest.fixture(scope="session")
+def make_circuit() -> Callable[..., Circuit]:
+    return invented_circuit
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,22 @@
     const entries = figure.data.filter((trace) => trace.type === "scatter" && trace.showlegend !== false).length;
     const height = figure.layout.height + (place.clientWidth < 520 ? 19 * entries : 0);
     Plotly.newPlot(place, figure.data, { ...figure.layout, height, dragmode }, config);
+    if (figure.layout.meta && figure.layout.meta.edges) followOne(place, figure);
+  }
+
+  // A circuit: pressing a part leaves its own edges in sight, pressing it again brings all back.
+  function followOne(place, figure) {
+    const edges = figure.layout.meta.edges, traces = edges.map((edge) => edge[0]);
+    const usual = traces.map((trace) => figure.data[trace].opacity);
+    let followed = null;
+    place.on("plotly_click", (event) => {
+      const part = event.points[0].customdata;
+      if (part === undefined) return;
+      followed = followed === part ? null : part;
+      const seen = edges.map(([, from, to], index) => followed === null || from === followed || to === followed ?
+        usual[index] : 0.04);
+      Plotly.restyle(place, { opacity: seen }, traces);
+    });
   }
 
   function show(value) {
