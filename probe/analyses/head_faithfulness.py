@@ -8,13 +8,13 @@ head is no part of what is shared out.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 from jaxtyping import Float
 
 from probe.analyses.head_runs import HeadRuns
+from probe.analyses.selection import random_heads
 from probe.analyses.units import Head
 from probe.circuit import CurvePoint
 from probe.errors import TokensError
@@ -56,17 +56,17 @@ def carried(runs: HeadRuns, *, seed: int = 0) -> Float[np.ndarray, "n"]:
     return whole
 
 
-def random_like(circuit: Iterable[Head], heads: Sequence[Head], rng: np.random.Generator) -> tuple[Head, ...]:
-    """A random circuit with as many heads of each layer, drawn from all of the layer's, the circuit's own included.
+def random_circuits(
+    runs: HeadRuns, circuit: Iterable[Head], draws: int, *, seed: int = 0
+) -> list[tuple[Head, ...]]:
+    """Random circuits with as many heads of each layer, drawn from all of the layer's, the circuit's own included.
 
     Under the hypothesis that within a layer it does not matter which, a circuit and its random twins are alike. Where
     a circuit holds most of a layer its twins must too, and tell little: no draw can avoid what there is.
     """
-    drawn: list[Head] = []
-    for layer, count in sorted(Counter(layer for layer, _ in circuit).items()):
-        here = [head for head in heads if head[0] == layer]
-        drawn += [here[place] for place in rng.choice(len(here), size=count, replace=False)]
-    return tuple(sorted(drawn))
+    members = sorted(set(circuit))
+    numbers = np.random.default_rng([seed, len(members)]).integers(1 << 62, size=draws)
+    return [random_heads(runs.graph, members, int(number)) for number in numbers]
 
 
 def head_curve(
@@ -83,7 +83,7 @@ def head_curve(
 
     order: every head of the model once, the most important first. sizes: those beyond the model are left out.
     Arm `heads`: interval by bootstrap of the prompts. Arm `random_heads`: mean over the draws, each with the layer
-    counts of the first k (`random_like`), low and high the range of the draws, as METRICS has it for controls; all
+    counts of the first k (`random_circuits`), low and high the range of the draws, as METRICS has it for controls; all
     heads leave nothing to draw. runs: measurements to go on with, of this model and task.
 
     Cost: 3 + sizes · (1 + draws) forwards over all prompts. Raises TokensError for an order that is not of all heads,
@@ -96,11 +96,7 @@ def head_curve(
     if not sizes or min(*sizes, random_draws) < 1:
         raise TokensError(f"circuits of {tuple(sizes)} heads, {random_draws} random draws; wanted 1 or more each")
     counts = sorted({size for size in sizes if size < everyone})
-    drawn = [
-        random_like(order[:count], runs.heads, np.random.default_rng([seed, count, draw]))
-        for count in counts
-        for draw in range(random_draws)
-    ]
+    drawn = [one for count in counts for one in random_circuits(runs, order[:count], random_draws, seed=seed)]
     ranked = [tuple(order[:count]) for count in (*counts, everyone)]
     found = faithfulness(runs, [*ranked, *drawn], seed=seed)
     points = [_point("heads", count, found, place) for place, count in enumerate((*counts, everyone))]

@@ -12,6 +12,7 @@ from probe.analyses.exact import ExactSweep
 from probe.analyses.replacement import replacement
 from probe.analyses.units import Head, set_unit
 from probe.errors import TokensError
+from probe.graph import Graph
 from probe.models import Loaded
 from probe.running import Running
 from probe.table import head_name
@@ -39,6 +40,7 @@ class HeadRuns:
             (site.layer, head) for site in self.running.sites for head in range(self.running.n_heads)
         )
         self.sweep = ExactSweep(self.running, task)
+        self.graph = Graph(self.sweep.depth, self.running.n_heads, layers=tuple(s.layer for s in self.running.sites))
         self.replacement = replacement(self.running, task, mode)
         self.layer_forwards = 0.0
         self._known: dict[frozenset[Head], Float[np.ndarray, "n"]] = {}

@@ -39,7 +39,10 @@ GRADED: Mapping[str, Callable[[float], Rule]] = {"scale": Scale, "identity": Ide
 TWINS = ("resample", "frozen_pattern", "frozen_values")
 """Modes that take something of each prompt's corrupted twin."""
 
-MODES = (*MEANS, *LIVE, *TWINS, "static", *(f"{name}:NUMBER" for name in GRADED), "knock_out:QUERY>KEY", "force:QUERY>KEY/KEY")
+MODES = (
+    *MEANS, *LIVE, *TWINS, "static", *(f"{name}:NUMBER" for name in GRADED),
+    "knock_out:QUERY>KEY", "force:QUERY>KEY/KEY",
+)  # fmt: skip
 """METRICS, Studies: `mean` per position (and template), `mean_all` over prompts and positions ≥ 1,
 `mean_corrupted` as `mean` over the corrupted prompts, `mean_token` by the token at the position, `mean_self` over
 the prompt's own positions ≥ 1, `resample` z of the paired corrupted prompt, `zero`. METHODS §15: `uniform`, `self`

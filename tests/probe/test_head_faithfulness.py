@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from probe.analyses.head_faithfulness import carried, faithfulness, head_curve, random_like
+from probe.analyses.head_faithfulness import carried, faithfulness, head_curve, random_circuits
 from probe.analyses.head_runs import HeadRuns
 from probe.errors import TokensError
 from probe.models import load
@@ -53,8 +53,7 @@ def test_a_curve_of_heads_and_random_ones(runs):
     ]  # fmt: skip
     assert points[1].faithfulness == faithfulness(runs, [order[:3]]).mean[0]
     assert points[2].faithfulness == points[2].low == points[2].high == 1
-    drawn = [random_like(order[:3], runs.heads, np.random.default_rng([1, 3, draw])) for draw in range(4)]
-    values = faithfulness(runs, drawn).mean
+    values = faithfulness(runs, random_circuits(runs, order[:3], 4, seed=1)).mean
     assert (points[4].low, points[4].high) == (values.min(), values.max())
     assert points[4].faithfulness == pytest.approx(values.mean(), abs=1e-12)
     again = HeadRuns(runs.loaded, runs.task)
@@ -63,11 +62,12 @@ def test_a_curve_of_heads_and_random_ones(runs):
 
 def test_random_circuits_have_the_layers_of_the_circuit(runs):
     circuit = [(0, 1), (0, 2), (0, 3), (2, 0)]
-    drawn = {random_like(circuit, runs.heads, np.random.default_rng(seed)) for seed in range(200)}
+    drawn = set(random_circuits(runs, circuit, 200))
     assert all(Counter(layer for layer, _ in one) == {0: 3, 2: 1} for one in drawn)
     # 4 ways to leave one of four out, 4 heads of layer 2: each of 16 is missed by 200 draws once in 400,000.
     assert len(drawn) == 16
     assert tuple(circuit) in drawn
+    assert random_circuits(runs, circuit, 3, seed=1) != random_circuits(runs, circuit, 3, seed=2)
 
 
 def test_what_has_nothing_to_be_faithful_to_is_refused(runs):
