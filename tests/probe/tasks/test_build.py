@@ -14,12 +14,13 @@ from probe.tasks.task import METRICS, Task
 
 WORDED = ["ioi", "colored_objects", "greater_than", "capital", "mcq", "kv_json"]
 PLANTED = ["names", "induction", "mqar", "needle", "lm", "lm_recall", "lm_rest"]
+PAIRS = ["recall", "translate"]
 LENGTHS = {"needle": 64, "lm": 64, "lm_recall": 64, "lm_rest": 64}
 
 
 @pytest.fixture
-def host(planted: Loaded, wordy: Loaded) -> Callable[[str], Loaded]:
-    return lambda name: planted if name in PLANTED else wordy
+def host(planted: Loaded, wordy: Loaded, models: Callable[[str], Loaded]) -> Callable[[str], Loaded]:
+    return lambda name: models("planted-circuits") if name in PAIRS else planted if name in PLANTED else wordy
 
 
 def made(name: str, loaded: Loaded, **asked: object) -> Task:
@@ -27,7 +28,7 @@ def made(name: str, loaded: Loaded, **asked: object) -> Task:
 
 
 def test_every_task_is_here():
-    assert sorted(TASKS) == sorted(WORDED + PLANTED)
+    assert sorted(TASKS) == sorted(WORDED + PLANTED + PAIRS)
     assert all(kind.metric in METRICS and kind.what for kind in TASKS.values())
 
 
