@@ -45,8 +45,8 @@ class FrozenNorm:
 def frozen(norm: Callable[[Tensor], Tensor], given: Float[Tensor, "*rows d"]) -> FrozenNorm:
     """The map of `norm` with the scale that it has for `given`; memory: a few times that of `given` in float64.
 
-    norm: the module, or its forward. γ and β are read off the norm's answers to 0, to a constant and to a vector of alternating signs. Raises HookError
-    for a module that does not answer as LayerNorm or RMSNorm do.
+    norm: the module, or its forward. γ and β are read off its answers to 0, to a constant and to a vector of
+    alternating signs. Raises HookError for a module that does not answer as LayerNorm or RMSNorm do.
     """
     width = given.shape[-1]
     signs = torch.ones(width, dtype=given.dtype, device=given.device)
