@@ -1,0 +1,159 @@
+"""What two circuits share: the published arithmetic, sets counted by hand, roles, edges, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from probe.analyses.overlap import overlap, plain_chance
+from probe.circuit import CircuitEdge, PromptScores
+from probe.errors import ResultsError
+from probe.graph import head_of
+
+A, B = [(0, 1), (1, 0), (1, 1), (2, 3)], [(0, 1), (1, 1), (2, 0)]
+
+
+@pytest.fixture
+def pair(make_small_circuit):
+    """Two circuits of 12 heads that share two: one of the same role, one of another."""
+    roles = {(0, 1): "induction", (1, 1): "mover", (1, 0): "mover"}
+    other = {(0, 1): "induction", (1, 1): "inhibition"}
+    edges = [("input", "a0.h1<v>"), ("a0.h1", "a1.h1<k>"), ("a1.h1", "logits")]
+    a = make_small_circuit(A, roles=roles, edges=edges)
+    b = make_small_circuit(B, roles=other, edges=[*edges[:1], ("m0", "logits")], task="greater_than")
+    return a, b
+
+
+def test_sets_are_counted(pair):
+    found = overlap(*pair, draws=500)
+    assert found.shared == ((0, 1), (1, 1))
+    assert (found.share_a, found.share_b, found.jaccard) == (2 / 4, 2 / 3, 2 / 5)
+    # Per layer of four: 1·1, 2·1, 1·1.
+    assert found.count.expected == (1 + 2 + 1) / 4
+    assert found.expected_plain == 4 * 3 / 12
+    assert (found.count.value, found.p_value) == (2, found.count.p_value)
+    other = overlap(pair[1], pair[0], draws=500)
+    assert (other.shared, other.share_a, other.share_b) == (found.shared, found.share_b, found.share_a)
+    # Weights 1/4 and 1/3 each: common 2 · 1/4; the rest 2 · 1/4 + 2 · 1/3 + 1/3.
+    assert found.weighted_jaccard.value == pytest.approx((2 / 4) / (2 / 4 + 3 / 3))
+
+
+def test_the_published_overlap_is_arithmetic(make_small_circuit):
+    # Merullo et al. (2024): 25 shared of 32, in 24 layers of 16 heads; random sets of 32 share 2.67 (8.3 %).
+    heads = [(layer, head) for layer in range(8, 24) for head in range(4)]
+    a = make_small_circuit(heads[:32], n_layers=24, n_heads=16)
+    b = make_small_circuit(heads[7:39], n_layers=24, n_heads=16, task="colored_objects")
+    found = overlap(a, b, draws=2_000)
+    assert (len(found.shared), found.n_heads) == (25, 384)
+    assert f"{found.share_a:.0%} {found.share_b:.0%}" == "78% 78%"
+    assert found.expected_plain == plain_chance(32, 32, 384) == pytest.approx(2.6667, abs=1e-4)
+    assert round(found.expected_plain / 32, 3) == 0.083
+    # Six layers with four each of 16 heads and one with four and one: kept per layer, chance is more than twice that.
+    assert found.count.expected == (6 * 4 * 4 + 4 * 1) / 16
+    assert found.p_value == 1 / 2_001
+    assert found.sentence == (
+        "ioi and colored_objects share 25 heads: 78% of ioi's 32 and 78% of colored_objects's 32, where chance with "
+        "the same heads per layer gives 6.25 (p = 0.0005)."
+    )
+
+
+def test_nothing_shared_is_nothing_found(make_small_circuit):
+    a = make_small_circuit([(0, 0), (1, 0)])
+    b = make_small_circuit([(0, 1), (1, 2)], task="greater_than")
+    found = overlap(a, b, draws=999)
+    assert (found.shared, found.share_a, found.jaccard, found.weighted_jaccard.value) == ((), 0, 0, 0)
+    assert found.p_value == 1
+    # Both layers miss: (3/4)².
+    assert found.count.p_less == pytest.approx(9 / 16, abs=4 * np.sqrt(9 / 16 * 7 / 16 / 999))
+    assert "share 0 heads: 0%" in found.sentence
+    assert "for so few" in found.sentence
+
+
+def test_roles_are_compared_head_by_head(pair):
+    rows = {row.role: row for row in overlap(*pair, draws=9).roles}
+    assert list(rows) == ["induction", "inhibition", "mover", ""]
+    told = {role: (row.size_a, row.size_b, row.shared, row.elsewhere) for role, row in rows.items()}
+    assert told == {"induction": (1, 1, 1, 0), "inhibition": (0, 1, 0, 1), "mover": (2, 0, 0, 1), "": (1, 1, 0, 0)}
+
+
+def test_edges_are_compared_where_both_have_some(pair):
+    a, b = pair
+    edges = overlap(a, b, draws=2_000).edges
+    assert (edges.size_a, edges.size_b, edges.shared.value) == (3, 2, 1)
+    assert edges.jaccard == 1 / 4
+    # Only the cell input → layer 0 holds edges of both: one of its 13 edges in each.
+    assert edges.shared.expected == pytest.approx(1 / 13)
+    assert overlap(a, replace(b, edges=()), draws=9).edges is None
+    context = tuple(replace(edge, in_circuit=False) for edge in b.edges)
+    assert overlap(a, replace(b, edges=context), draws=9).edges is None
+    more = (*b.edges, CircuitEdge("a1.h1", "logits", 9.0, False))
+    assert overlap(a, replace(b, edges=more), draws=2_000).edges == edges
+
+
+def strong(circuit, prompts: int, seed: int) -> PromptScores:
+    """Members far above the others for every prompt."""
+    values = np.random.default_rng(seed).normal(size=(len(circuit.graph.sources), prompts))
+    for row, name in enumerate(circuit.graph.sources):
+        values[row] += 9 * (head_of(name) in circuit.heads)
+    return PromptScores(values)
+
+
+def test_prompts_give_an_interval(pair):
+    a, b = pair
+    found = overlap(a, b, draws=9, scores_a=strong(a, 5, 0), scores_b=strong(b, 5, 1))
+    assert (found.noise.low, found.noise.high, found.noise.kept_a) == (2, 2, 4)
+    assert found.sentence.endswith("; 2 to 2 over resampled prompts.")
+    assert found.notes == ()
+    alone = overlap(a, b, draws=9, scores_a=strong(a, 5, 0))
+    assert alone.noise is None
+    assert alone.notes == ("no interval: the scores of every prompt are not there for both circuits",)
+
+
+def test_what_the_reader_should_know_is_noted(pair):
+    a, b = pair
+    scores = PromptScores(np.random.default_rng(0).normal(size=(16, 5)))
+    found = overlap(a, replace(b, method="eap-ig"), draws=9, scores_a=scores, scores_b=strong(b, 5, 0))
+    assert found.notes[0] == "method differs: eap for ioi, eap-ig for greater_than"
+    assert any(
+        note.startswith("picked by the mean of its prompts' scores, ioi's circuit holds") for note in found.notes
+    )
+    assert not any("greater_than's circuit holds" in note for note in found.notes)
+
+
+def test_the_document_is_strict_and_repeats_itself(pair):
+    a, b = pair
+    scores = {"scores_a": strong(a, 5, 0), "scores_b": strong(b, 5, 1)}
+    text = json.dumps(overlap(a, b, draws=200, seed=4, **scores).json(), allow_nan=False)
+    assert text == json.dumps(overlap(a, b, draws=200, seed=4, **scores).json(), allow_nan=False)
+    found = json.loads(text)
+    assert (found["shared"], found["size_a"], found["size_b"], found["expected"]) == (2, 4, 3, 1.0)
+    assert found["shared_heads"] == ["a0.h1", "a1.h1"]
+    assert 0 < found["p_value"] <= 1
+    assert found["edges"]["jaccard"] == 0.25
+    assert found["noise"]["bias"] == 0
+    flat = replace(a, nodes=tuple(replace(node, score=-1.0, low=-1.0, high=-1.0) for node in a.nodes))
+    undefined = json.loads(json.dumps(overlap(flat, b, draws=9).json(), allow_nan=False))
+    assert undefined["weighted_jaccard"]["value"] is None
+    assert undefined["spearman"]["p_value"] is None
+    assert undefined["p_value"] is not None
+
+
+def test_circuits_that_cannot_be_compared(pair, make_small_circuit):
+    a, b = pair
+    wrong = [
+        (replace(b, model="other"), "circuits of small with 3 layers of 4 heads and of other with 3 layers"),
+        (make_small_circuit([(0, 0)], n_layers=4), "and of small with 4 layers of 4 heads; wanted two of one model"),
+        (make_small_circuit([(0, 0)], n_heads=6), "3 layers of 6 heads"),
+        (replace(b, parallel=True), "wanted two of one model"),
+        (make_small_circuit([], task="mcq"), "the circuit of mcq holds no head"),
+    ]
+    for circuit, words in wrong:
+        with pytest.raises(ResultsError, match=words):
+            overlap(a, circuit, draws=9)
+    with pytest.raises(ResultsError, match="0 draws and 2000 resamples; wanted 1 or more"):
+        overlap(a, b, draws=0)
+    with pytest.raises(ResultsError, match="scores of greater_than have shape"):
+        overlap(a, b, draws=9, scores_a=strong(a, 5, 0), scores_b=strong(b, 6, 0))
