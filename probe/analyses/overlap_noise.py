@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 
 from probe.circuit import Circuit, PromptScores
 from probe.errors import ResultsError
@@ -17,9 +17,10 @@ from probe.statistics import LEVEL, resample_counts
 class Noise:
     """The number of shared heads over bootstrap resamples of the prompts.
 
-    Each resample picks circuits of the same sizes anew, by the mean score of its prompts. low, high: 95 % percentile
-    interval. mean: over the resamples. again: shared by the circuits picked from all prompts once. kept_a, kept_b:
-    how many heads of each circuit that pick holds; all of them where it was found by these scores.
+    Each resample picks circuits of the same sizes anew, by the mean score of its prompts, or by the size of it where
+    the circuit holds heads of negative score. low, high: 95 % percentile interval. mean: over the resamples. again:
+    shared by the circuits picked from all prompts once. kept_a, kept_b: how many heads of each circuit that pick
+    holds; all of them where it was found by these scores.
 
     The interval is not centred: a resample sees about 63 % of the prompts, so its circuits are noisier than the
     circuits they stand for, and share less where much is shared (and more where less than chance is). `bias` says by
@@ -50,10 +51,10 @@ def noise(
     one, other = _heads(a, scores_a), _heads(b, scores_b)
     seed_a = 2 * seed
     seed_b = seed_a if a.prompts_sha256 == b.prompts_sha256 else seed_a + 1
-    picked_a = _picked(one, scores_a.groups, len(a.heads), resamples, seed_a)
-    picked_b = _picked(other, scores_b.groups, len(b.heads), resamples, seed_b)
+    picked_a = _top(a, _resampled(one, scores_a.groups, resamples, seed_a))
+    picked_b = _top(b, _resampled(other, scores_b.groups, resamples, seed_b))
     counts = (picked_a & picked_b).sum(-1)
-    whole_a, whole_b = _top(one.sum(1)[None], len(a.heads))[0], _top(other.sum(1)[None], len(b.heads))[0]
+    whole_a, whole_b = _top(a, one.sum(1)[None])[0], _top(b, other.sum(1)[None])[0]
     low, high = np.quantile(counts, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Noise(
         float(low), float(high), float(counts.mean()), int((whole_a & whole_b).sum()),
@@ -75,23 +76,25 @@ def _heads(circuit: Circuit, scores: PromptScores) -> Float[np.ndarray, "heads N
     return scores.values[[circuit.graph.source(name) for name in circuit.graph.heads]]
 
 
-def _picked(
-    scores: Float[np.ndarray, "heads N"], groups: Sequence[str] | None, size: int, resamples: int, seed: int
-) -> Bool[np.ndarray, "resamples heads"]:
-    """The `size` best heads of every resample."""
-    counts: Int[np.ndarray, "resamples N"] = resample_counts(
-        scores.shape[1], groups=groups, resamples=resamples, seed=seed
-    )
+def _resampled(
+    scores: Float[np.ndarray, "heads N"], groups: Sequence[str] | None, resamples: int, seed: int
+) -> Float[np.ndarray, "resamples heads"]:
+    """Every head's sum over each resample's prompts.
+
+    Groups of unequal size give resamples of unequal length, which does not change the order of heads.
+    """
+    counts = resample_counts(scores.shape[1], groups=groups, resamples=resamples, seed=seed)
     # Prompt by prompt, not by a matrix product, which may add in another order on another machine.
     total = np.zeros((resamples, len(scores)))
     for prompt in range(scores.shape[1]):
         total += counts[:, prompt, None] * scores[:, prompt]
-    # Groups of unequal size give resamples of unequal length, which does not change an order.
-    return _top(total, size)
+    return total
 
 
-def _top(scores: Float[np.ndarray, "rows heads"], size: int) -> Bool[np.ndarray, "rows heads"]:
-    best = np.argsort(-scores, axis=-1, kind="stable")[:, :size]
+def _top(circuit: Circuit, scores: Float[np.ndarray, "rows heads"]) -> Bool[np.ndarray, "rows heads"]:
+    """As many of the best heads of every row as the circuit has."""
+    signed = all(circuit.score_of(head) >= 0 for head in circuit.heads)
+    best = np.argsort(-(scores if signed else np.abs(scores)), axis=-1, kind="stable")[:, : len(circuit.heads)]
     chosen = np.zeros(scores.shape, dtype=bool)
     np.put_along_axis(chosen, best, True, axis=-1)
     return chosen

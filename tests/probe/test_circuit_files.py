@@ -7,6 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from probe import circuit_files
 from probe.circuit import CircuitEdge, CircuitNode, CurvePoint, PromptScores
@@ -89,7 +91,7 @@ def put(found, *keys_and_value):
         (lambda d: put(d, "nodes", 0, "score", None), "score: found None"),
         (lambda d: put(d, "nodes", 0, "score", 10**400), "score: found 1000"),
         (lambda d: put(d, "nodes", 0, "in_circuit", 1), "in_circuit: found 1; wanted true or false"),
-        (lambda d: put(d, "nodes", 0, "evidence", "x", [1]), r"evidence\.x: found \[1\]"),
+        (lambda d: put(d, "nodes", 0, "evidence", "x\n", [1]), r"evidence 'x\\n': found \[1\]"),
         (lambda d: put(d, "nodes", 0, "evidence", []), "evidence: found .*; wanted an object"),
         (lambda d: put(d, "nodes", {}), "nodes: found {}; wanted a list"),
         (lambda d: put(d, "nodes", 0, 5), r"nodes\[0\]: found 5; wanted an object"),
@@ -103,7 +105,7 @@ def put(found, *keys_and_value):
         (lambda d: put(d, "parallel", None), "parallel: found None"),
         (lambda d: put(d, "task", "\ud800"), "task: found .* wanted a text that UTF-8 can hold"),
         (lambda d: put(d, "notes", [1]), "notes: found 1; wanted a text"),
-        (lambda d: put(d, "summary", "cpr", "high"), r"summary\.cpr: found 'high'; wanted a finite number"),
+        (lambda d: put(d, "summary", "cpr", "high"), "summary 'cpr': found 'high'; wanted a finite number"),
         (lambda d: put(d, "curve", 0, "arm", "top"), "unknown arm"),
     ],
 )
@@ -115,6 +117,40 @@ def test_other_values_are_refused_by_name_in_one_line(written, spoil, words):
         load(path)
     assert str(told.value).startswith(f"{path}: ")
     assert "\n" not in str(told.value)
+
+
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data(), value=ANYTHING)
+def test_whatever_stands_in_a_field_is_taken_or_refused(written, data, value):
+    path, found = written
+    found = json.loads(json.dumps(found))
+    place = found
+    while True:
+        key = data.draw(st.sampled_from(sorted(place) if isinstance(place, dict) else range(len(place))))
+        inside = place[key]
+        if not isinstance(inside, dict | list) or not inside or data.draw(st.booleans()):
+            break
+        place = inside
+    place[key] = value
+    spoiled = path.with_name("spoiled.json")
+    spoiled.write_text(json.dumps(found))
+    try:
+        circuit, refused = load(spoiled), ""
+    except ResultsError as error:
+        circuit, refused = None, str(error)
+    if circuit is None:
+        assert refused.startswith(f"{spoiled}: ")
+        assert len(refused.splitlines()) == 1
+    else:
+        save(circuit, spoiled)
+        assert load(spoiled) == circuit
 
 
 @pytest.mark.parametrize(

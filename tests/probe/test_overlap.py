@@ -8,10 +8,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from probe.analyses.edge_attribution import attribute
 from probe.analyses.overlap import overlap, plain_chance
-from probe.circuit import CircuitEdge, PromptScores
+from probe.analyses.selection import top_edges
+from probe.circuit import Circuit, CircuitEdge, CircuitNode, PromptScores
 from probe.errors import ResultsError
-from probe.graph import head_of
+from probe.graph import head_node, head_of
+from probe.models import load
+from probe.planted_circuits import planted_circuits, planted_task, planted_truth
+from probe.tasks.build import build
 
 A, B = [(0, 1), (1, 0), (1, 1), (2, 3)], [(0, 1), (1, 1), (2, 0)]
 
@@ -157,3 +162,71 @@ def test_circuits_that_cannot_be_compared(pair, make_small_circuit):
         overlap(a, b, draws=0)
     with pytest.raises(ResultsError, match="scores of greater_than have shape"):
         overlap(a, b, draws=9, scores_a=strong(a, 5, 0), scores_b=strong(b, 6, 0))
+
+
+def found_circuit(name: str, loaded, task, size: int, *, absolute: bool = False, steps: int = 5):
+    """The `size` best heads, and 100 best edges, of a task by attribution, with each prompt's scores."""
+    scores = attribute(loaded, task, method="eap-ig", steps=steps)
+    graph = scores.graph
+    values = scores.nodes[[graph.source(name) for name in graph.heads]].mean(1)
+    best = set(np.argsort(-(np.abs(values) if absolute else values), kind="stable")[:size].tolist())
+    nodes = tuple(
+        CircuitNode(name, value, value, value, row in best)
+        for row, (name, value) in enumerate(zip(graph.heads, values.tolist(), strict=True))
+    )
+    edges = tuple(
+        CircuitEdge(graph.sources[row], graph.targets[column], float(scores.edges[row, column]), True)
+        for row, column in np.argwhere(top_edges(graph, scores.edges, 100))
+    )
+    circuit = Circuit(
+        model=name, n_layers=graph.n_layers, n_heads=graph.n_heads, n_kv_heads=1, parallel=graph.parallel,
+        layers=graph.layers, task=task.name, metric=task.metric, method="eap-ig", ablation="resample", corruption="own",
+        prompts=len(task.prompts), prompts_sha256=task.name, seed=0, definitions="1", nodes=nodes, edges=edges,
+    )  # fmt: skip
+    return circuit, PromptScores(scores.nodes, task.groups)
+
+
+@pytest.mark.parametrize("shared", range(5))
+def test_planted_circuits_share_what_was_planted(shared):
+    loaded = load(planted_circuits(shared))
+    found, truths = [], [planted_truth(name, shared=shared) for name in ("recall", "translate")]
+    for truth in truths:
+        found.append(found_circuit("planted", loaded, planted_task(truth.task, prompts=16), len(truth.carriers)))
+        assert found[-1][0].heads == truth.carriers
+    (a, scores_a), (b, scores_b) = found
+    told = overlap(a, b, scores_a=scores_a, scores_b=scores_b)
+    both = set(truths[0].carriers) & set(truths[1].carriers)
+    assert set(told.shared) == both
+    assert told.noise.low <= len(both) <= told.noise.high
+    # One head of eight in each of three layers: n shared have chance Σ_{k ≥ n} C(3, k) 7^(3−k) / 8³.
+    chance = {0: 1.0, 1: 169 / 512, 2: 22 / 512, 3: 1 / 512}[len(both)]
+    assert told.count.expected == 3 / 8
+    assert abs(told.p_value - chance) < 4 * np.sqrt(chance * (1 - chance) / told.draws) + 1 / told.draws
+    assert told.edges.shared.p_value < 0.05
+
+
+@pytest.mark.parametrize("shared", [0, 2, 4])
+def test_planted_heads_that_hurt_are_shared_too(shared):
+    loaded = load(planted_circuits(shared))
+    truths = [planted_truth(name, shared=shared) for name in ("recall", "translate")]
+    found = [found_circuit("planted", loaded, planted_task(one.task, prompts=16), 4, absolute=True) for one in truths]
+    assert [set(circuit.heads) for circuit, _ in found] == [set(truth.heads) for truth in truths]
+    told = overlap(found[0][0], found[1][0], scores_a=found[0][1], scores_b=found[1][1], draws=99)
+    assert (len(told.shared), told.noise.low, told.noise.high) == (shared,) * 3
+
+
+@pytest.mark.real
+def test_circuits_of_the_real_model():
+    loaded = load("smollm2-135m")
+    found = {
+        name: found_circuit("smollm2", loaded, build(name, loaded, prompts=8, seed=0), 20, steps=1)
+        for name in ("ioi", "greater_than")
+    }
+    (a, scores_a), (b, scores_b) = found.values()
+    told = overlap(a, b, scores_a=scores_a, scores_b=scores_b)
+    assert told.n_heads == 270
+    assert (told.noise.kept_a, told.noise.kept_b) == (20, 20)
+    assert told.noise.low <= told.noise.again <= 20
+    again = overlap(a, a, scores_a=scores_a, scores_b=scores_a)
+    assert (len(again.shared), again.noise.low, again.p_value) == (20, 20, 1 / 10_001)
+    assert [head_node(*head) for head in a.heads] == [node.name for node in a.nodes if node.in_circuit]

@@ -95,6 +95,20 @@ def test_the_same_prompts_are_drawn_together(make_small_circuit):
     assert noise(a, other, scores, scores, resamples=200, seed=0).bias < 0
 
 
+def test_heads_that_hurt_are_found_again_by_the_size_of_their_score(make_small_circuit):
+    weight = np.zeros(12)
+    weight[[1, 4, 11]] = 2, -3, 1
+    a = make_small_circuit(A, prompts=40, scores=weight)
+    values = np.zeros((16, 40))
+    for name, value in zip(a.graph.heads, weight, strict=True):
+        values[a.graph.source(name)] = value
+    found = noise(a, a, PromptScores(values), PromptScores(values), resamples=20, seed=0)
+    assert (found.kept_a, found.again) == (3, 3)
+    # The same numbers for a circuit of helpers only: its three best do not hold the head at −3.
+    helpers = make_small_circuit(A, prompts=40)
+    assert noise(helpers, helpers, PromptScores(values), PromptScores(values), resamples=20, seed=0).kept_a == 2
+
+
 def test_scores_of_another_shape_are_refused(pair):
     a, b = pair
     with pytest.raises(ResultsError, match=r"scores of greater_than have shape \[16, 39\]; wanted \[16, 40\]"):
