@@ -102,6 +102,8 @@ def path_patch(
         if name.startswith("m"):
             raise TokensError(f"sender {name}: an MLP; wanted heads, or {INPUT}")
     _check(task, hold, mlps, rows)
+    if isinstance(position, int) and not 0 <= position < task.length:
+        raise TokensError(f"position {position}; wanted 0 to {task.length - 1}, or a name")
     prompts = task.prompts[rows]
     mlp = [block.mlp for block in anatomy(loaded.model).blocks] if mlps == "frozen" else None
     runs = HeldRuns(running, task.metric, Where((position,) if isinstance(position, int) else position), hold, mlp)
