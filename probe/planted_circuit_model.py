@@ -69,7 +69,7 @@ def planted_circuits(shared: int = 2, *, seed: int = 0) -> LlamaForCausalLM:
 
 def check_shared(shared: int) -> None:
     """Raises ModelError where `shared` is not one of 0 to 4."""
-    if isinstance(shared, bool) or shared not in range(len(SHARE_ORDER) + 1):
+    if type(shared) is not int or not 0 <= shared <= len(SHARE_ORDER):
         raise ModelError(f"planted circuits: shared {shared!r}; wanted a whole number from 0 to {len(SHARE_ORDER)}")
 
 
