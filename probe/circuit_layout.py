@@ -31,7 +31,7 @@ class Layout:
     """Places of the parts that are drawn.
 
     places: by node name, `input` and `logits` included. rows: the layers that are drawn, lowest first; layer rows[i]
-    stands at y = i + 1. columns: heads of a layer; MLPs stand at x = columns + 0.5.
+    stands at y = i + 1. columns: heads of a layer; MLPs stand in a column of their own to the right.
     """
 
     places: dict[str, Place]
@@ -46,7 +46,13 @@ class Layout:
     @property
     def mlps(self) -> float:
         """The column of the MLPs."""
-        return self.columns + 0.5
+        return self.columns - 1 + max(1.5, 1.4 * LABEL * self.pixel)
+
+    @property
+    def sides(self) -> tuple[float, float]:
+        """The left and right end of what is drawn, labels included."""
+        xs = [0.0, *(place.x for place in self.places.values())]
+        return min(xs) - 0.8 * LABEL * self.pixel, max(self.mlps, *xs) + 0.8 * LABEL * self.pixel
 
     @property
     def pixel(self) -> float:

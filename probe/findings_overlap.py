@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from probe.analyses.overlap import Overlap
+from probe.analyses.repair import Repair
 from probe.findings import Finding
 from probe.plots_ablation import LEVEL
 from probe.plots_overlap import pair_table
@@ -16,10 +17,27 @@ from probe.text import number, with_interval
 SHOWN = 6
 
 
-def overlap_findings(overlaps: Sequence[Overlap], transfer: pd.DataFrame | None = None) -> list[Finding]:
-    """One pair in full, or all pairs together; then what transfers. transfer: as `plots_overlap.transfer_matrix`."""
-    found = [_pair(overlaps[0])] if len(overlaps) == 1 else [_more(overlaps), _less(overlaps)] if overlaps else []
-    return found if transfer is None or transfer.empty else [*found, _transfer(transfer)]
+def overlap_findings(
+    overlaps: Sequence[Overlap], transfer: pd.DataFrame | None = None, removed: pd.DataFrame | None = None
+) -> list[Finding]:
+    """One pair in full, or all pairs together; then what transfers, and what removing shared heads does.
+
+    transfer, removed: `transfer_table` and `removed_table` of `plots_transfer`.
+    """
+    found = [_pair(overlaps[0])] if len(overlaps) == 1 else [_more(overlaps), _several(overlaps)] if overlaps else []
+    if transfer is not None and len(transfer):
+        found.append(_transfer(transfer))
+    if removed is not None and len(removed):
+        found.append(_removed(removed))
+    return found
+
+
+def repair_finding(found: Repair) -> Finding:
+    """Whether heads made to look where they should repair a task."""
+    after = found.forced.accuracy()[1].mean
+    path = " → ".join(map(number, found.searched))
+    lines = (", ".join(head_name(*head) for head in found.path), f"{found.forced.metric} on the half searched: {path}")
+    return Finding(f"Heads that repair {found.task}", number(after), found.sentence, lines)
 
 
 def _pair(found: Overlap) -> Finding:
@@ -52,7 +70,7 @@ def _line(pairs: pd.DataFrame, row: int) -> str:
     )
 
 
-def _less(overlaps: Sequence[Overlap]) -> Finding:
+def _several(overlaps: Sequence[Overlap]) -> Finding:
     """Heads that many circuits share."""
     counts: dict[str, set[str]] = {}
     for found in overlaps:
@@ -88,6 +106,29 @@ def _transfer(transfer: pd.DataFrame) -> Finding:
         for row in order
     ]
     return Finding("Heads that do another task", str(len(better)), text, tuple(lines))
+
+
+def _removed(removed: pd.DataFrame) -> Finding:
+    """Pairs of which removing the shared heads costs both tasks more than random heads would."""
+    frame = removed[removed["part"] == "shared"].assign(above=lambda part: part["lost_low"] > part["random_high"])
+    both = frame.groupby(["a", "b"], sort=False)["above"].agg(["all", "size"])
+    pairs = int((both["all"] & (both["size"] == 2)).sum())
+    text = (
+        f"For {pairs or 'none'} of {len(both)} pairs, removing the heads they share costs both tasks more than all "
+        "draws of as many random heads of the same layers (whole interval). Share of the task lost without them, and "
+        "without random ones:"
+    )
+    frame = frame.sort_values("lost", ascending=False, kind="stable").reset_index(drop=True)[:SHOWN]
+    lines = [
+        f"{frame['task'][row]}, shared with {_other(frame, row)}:  {with_interval(frame, row, 'lost')}, random "
+        f"{with_interval(frame, row, 'random')}"
+        for row in frame.index
+    ]
+    return Finding("Shared heads that both tasks need", str(pairs), text, tuple(lines))
+
+
+def _other(frame: pd.DataFrame, row: int) -> str:
+    return str(frame["b"][row] if frame["task"][row] == frame["a"][row] else frame["a"][row])
 
 
 def overlap_limits(overlaps: Sequence[Overlap]) -> list[str]:

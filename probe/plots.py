@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -102,6 +103,24 @@ def scale_of(values: pd.Series) -> tuple[float, float]:
     defined = values.dropna()
     largest = float(defined.abs().max()) if len(defined) else 1.0
     return (-largest if len(defined) and defined.min() < 0 else 0.0), largest or 1.0
+
+
+def ink_on(fill: str) -> str:
+    """White or ink, whichever is easier to read on a colour `#rrggbb` (relative luminance, WCAG 2.2)."""
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in _rgb(fill)]
+    luminance = float(np.dot(linear, (0.2126, 0.7152, 0.0722)))
+    return "white" if 1.05 / (luminance + 0.05) > (luminance + 0.05) / 0.061 else INK
+
+
+def colour_at(scale: Sequence[Sequence[Any]], share: float) -> str:
+    """The colour `#rrggbb` of a scale at a share from 0 to 1; its ends beyond."""
+    stops, colours = [float(stop[0]) for stop in scale], np.array([_rgb(str(stop[1])) for stop in scale])
+    parts = [np.interp(share, stops, colours[:, part]) for part in range(3)]
+    return "#" + "".join(f"{round(255 * part):02x}" for part in parts)
+
+
+def _rgb(colour: str) -> tuple[float, ...]:
+    return tuple(int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5))
 
 
 def ranked(table: HeadTable, column: str, count: int = 15, control: str | None = None) -> go.Figure:

@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 from probe.circuit import Circuit, CircuitEdge, CircuitNode
 from probe.circuit_layout import Layout, drawn_edges, layout, part_of, way
 from probe.graph import INPUT, LOGITS, head_of, layer_of
-from probe.plots import FAINT, INK, look, step
+from probe.plots import FAINT, INK, ink_on, look, step
 from probe.plots_ablation import HELPS, HURTS
 from probe.table import head_name
 from probe.text import number
@@ -134,7 +134,7 @@ def _told(name: str, node: CircuitNode | None) -> str:
         return lines[0]
     lines.append(f"score {number(node.score)} [{number(node.low)}, {number(node.high)}]")
     if head_of(name) if name != INPUT else None:
-        lines.append(role_words(node.role) if node.in_circuit else "not in the head circuit")
+        lines.append(html.escape(role_words(node.role)) if node.in_circuit else "not in the head circuit")
     for key, value in list(node.evidence.items())[:6]:
         shown_value = value if isinstance(value, str) else number(value)
         lines.append(html.escape(f"{key.replace('_', ' ')}: {shown_value}"))
@@ -150,7 +150,7 @@ def _label(name: str, node: CircuitNode | None, colours: Mapping[str, str]) -> d
     if node is None or not node.in_circuit:
         return _box(shown(name), "white", "#56636f", "#aab4bd", 10)
     fill = colours[node.role]
-    return _box(f"<b>{shown(name)}</b>", fill, _ink_on(fill), _AGAINST if node.score < 0 else fill, 11)
+    return _box(f"<b>{shown(name)}</b>", fill, ink_on(fill), _AGAINST if node.score < 0 else fill, 11)
 
 
 def _box(text: str, fill: str, ink: str, edge: str, size: int) -> dict[str, object]:
@@ -158,14 +158,6 @@ def _box(text: str, fill: str, ink: str, edge: str, size: int) -> dict[str, obje
         "text": text, "bgcolor": fill, "font": {"size": size, "color": ink}, "bordercolor": edge, "borderwidth": 1.5,
         "borderpad": 2,
     }  # fmt: skip
-
-
-def _ink_on(fill: str) -> str:
-    """White or ink, whichever can be read on a colour (relative luminance, WCAG 2)."""
-    parts = [int(fill[place : place + 2], 16) / 255 for place in (1, 3, 5)]
-    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
-    luminance = float(np.dot(linear, (0.2126, 0.7152, 0.0722)))
-    return "white" if 1.05 / (luminance + 0.05) > (luminance + 0.05) / 0.061 else INK
 
 
 def _legend(figure: go.Figure, circuit: Circuit, edges: Sequence[CircuitEdge]) -> None:
@@ -190,7 +182,7 @@ def _axes(figure: go.Figure, drawn: Layout) -> None:
     heads = list(range(0, drawn.columns, every))
     figure.update_xaxes(
         tickvals=[*heads, drawn.mlps], ticktext=[*map(str, heads), "MLP"], showgrid=False,
-        range=[-0.9, drawn.columns + 1.1],
+        range=drawn.sides,
     )  # fmt: skip
     figure.update_yaxes(
         tickvals=list(range(1, len(drawn.rows) + 1)), ticktext=[f"layer {layer}" for layer in drawn.rows],

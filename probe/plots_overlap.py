@@ -9,15 +9,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
+from jaxtyping import Float
 
 from probe.analyses.overlap import Overlap
 from probe.circuit import Circuit
 from probe.graph import head_of
-from probe.plots import COLOURS, DIVERGING, INK, NOT_DEFINED, SEQUENTIAL, look, step
+from probe.plots import COLOURS, INK, NOT_DEFINED, SEQUENTIAL, colour_at, ink_on, look, step
 from probe.plots_ablation import LEVEL
 from probe.statistics import benjamini_hochberg
 from probe.table import head_name
-from probe.text import number, with_interval
+from probe.text import number
 
 _ONLY_A, _ONLY_B, _BOTH, _NEITHER = COLOURS[5], COLOURS[4], INK, "#f3f5f7"
 _MARKS = {1: "A", 2: "B", 3: "●"}
@@ -41,13 +42,11 @@ def overlap_map(a: Circuit, b: Circuit) -> go.Figure:
             hovertemplate="%{text}<extra></extra>",
         )
     )  # fmt: skip
-    wide = a.n_heads <= 24
     for value, mark in _MARKS.items():
         rows, columns = np.nonzero(grid == value)
         figure.add_scatter(
-            x=columns, y=[layers[row] for row in rows], mode="text" if wide else "markers", text=mark,
-            textfont={"color": "white" if value == 3 else INK, "size": 11}, hoverinfo="skip", showlegend=False,
-            marker={"size": 3, "color": "white" if value == 3 else INK},
+            x=columns, y=[layers[row] for row in rows], mode="text", text=mark, hoverinfo="skip", showlegend=False,
+            textfont={"color": "white" if value == 3 else INK, "size": 11 if a.n_heads <= 24 else 9},
         )  # fmt: skip
     for value, colour in ((1, _ONLY_A), (2, _ONLY_B), (3, _BOTH)):
         label = "both (●)" if value == 3 else f"only {names[value]}"
@@ -125,9 +124,8 @@ def overlap_matrix(pairs: pd.DataFrame, tasks: Sequence[str]) -> go.Figure:
             grid[where], cell[where] = share, f"<b>{pair['shared']}</b> of {size}{mark}"
             hover[where] = _pair_words(own, other, pair, size)
             cell[place[own], place[own]] = f"{size} heads"
-    figure = _matrix(grid, cell, hover, [html.escape(task) for task in tasks], 0.0, 1.0, SEQUENTIAL)
-    look(figure, "… that the circuit of this task has too", "heads of the circuit of …", height=_height(len(tasks)))
-    return _matrix_axes(figure)
+    figure = word_matrix(grid, cell, hover, tasks, tasks, (0.0, 1.0), SEQUENTIAL)
+    return figure.update_xaxes(title={"text": "… that the circuit of this task has too"})
 
 
 def pair_table(overlaps: Sequence[Overlap]) -> pd.DataFrame:
@@ -152,59 +150,35 @@ def _pair_words(own: str, other: str, pair: Mapping[Any, Any], size: int) -> str
     return "<br>".join(lines)
 
 
-def transfer_matrix(transfer: pd.DataFrame, circuits: Sequence[str], tasks: Sequence[str]) -> go.Figure:
-    """How faithful each circuit's heads are on each task: 1 is the whole model, 0 everything corrupted.
+def word_matrix(
+    grid: Float[np.ndarray, "rows columns"],
+    cell: np.ndarray,
+    hover: np.ndarray,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    ends: tuple[float, float],
+    scale: Sequence[Sequence[object]],
+) -> go.Figure:
+    """Circuits × tasks: a heat map of `scale` between `ends` with words in its cells; sand where there is no value.
 
-    transfer: one row a circuit and task: `circuit`, `task`, `faithfulness` with `_low` and `_high`, and `random`, the
-    mean of as many random heads of the same layers, with `random_low` and `random_high`, the range of their draws.
-    * : the interval lies above all draws.
+    cell, hover: [rows, columns] markup. rows, columns: names of tasks, as text.
     """
-    grid = np.full((len(circuits), len(tasks)), np.nan)
-    cell, hover = np.full(grid.shape, "", dtype=object), np.full(grid.shape, "", dtype=object)
-    frame = transfer.reset_index(drop=True)
-    for row in frame.index:
-        own, task = frame["circuit"][row], frame["task"][row]
-        where = list(circuits).index(own), list(tasks).index(task)
-        mark = " *" if frame["faithfulness_low"][row] > frame["random_high"][row] else ""
-        grid[where] = frame["faithfulness"][row]
-        cell[where] = f"<b>{number(grid[where])}</b>{mark}<br>random {number(frame['random'][row])}"
-        hover[where] = (
-            f"<b>heads of {html.escape(own)} on {html.escape(task)}</b><br>faithfulness "
-            f"{with_interval(frame, row, 'faithfulness')}<br>random heads {with_interval(frame, row, 'random')}"
-        )
-    escaped = [html.escape(task) for task in tasks]
-    figure = _matrix(grid, cell, hover, escaped, -1.0, 1.0, DIVERGING, [html.escape(name) for name in circuits])
-    look(figure, "kept on the task …", "heads of the circuit of …", height=_height(len(circuits)))
-    return _matrix_axes(figure)
-
-
-def _matrix(
-    grid: np.ndarray, cell: np.ndarray, hover: np.ndarray, columns: Sequence[str], low: float, high: float,
-    scale: list[list[object]], rows: Sequence[str] | None = None,
-) -> go.Figure:  # fmt: skip
-    """A heat map with words in its cells; sand where there is no value."""
-    names = list(rows or columns)
+    low, high = ends
+    names, others = [html.escape(name) for name in rows], [html.escape(name) for name in columns]
     figure = go.Figure(
         go.Heatmap(
-            z=grid, x=list(columns), y=names, customdata=hover, hovertemplate="%{customdata}<extra></extra>",
+            z=grid, x=others, y=names, customdata=hover, hovertemplate="%{customdata}<extra></extra>",
             zmin=low, zmax=high, colorscale=scale, xgap=2, ygap=2, showscale=False, hoverongaps=False,
         )
     )  # fmt: skip
     for row, name in enumerate(names):
-        for column, other in enumerate(columns):
-            dark = np.nan_to_num(abs(grid[row, column]) / max(abs(low), high)) > 0.6
+        for column, other in enumerate(others):
+            value = grid[row, column]
+            fill = NOT_DEFINED if np.isnan(value) else colour_at(scale, (value - low) / (high - low))
             figure.add_annotation(
-                x=other, y=name, text=cell[row, column], showarrow=False,
-                font={"size": 12, "color": "white" if dark else INK},
+                x=other, y=name, text=cell[row, column], showarrow=False, font={"size": 12, "color": ink_on(fill)},
             )  # fmt: skip
-    return figure
-
-
-def _height(rows: int) -> int:
-    return 130 + 56 * rows
-
-
-def _matrix_axes(figure: go.Figure) -> go.Figure:
+    look(figure, "task", "heads of the circuit of …", height=130 + 56 * len(names))
     figure.update_layout(plot_bgcolor=NOT_DEFINED)
     figure.update_xaxes(type="category", showgrid=False)
     return figure.update_yaxes(type="category", autorange="reversed", showgrid=False)

@@ -11,14 +11,15 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from probe.analyses.overlap import Overlap
+from probe.analyses.repair import Repair
 from probe.chapter import Chapter
 from probe.circuit import Circuit
 from probe.errors import ResultsError
 from probe.findings_circuit import brief_finding, circuit_findings, circuit_limits, circuit_uncertainty
-from probe.findings_overlap import overlap_findings, overlap_limits, overlap_uncertainty
+from probe.findings_overlap import overlap_findings, overlap_limits, overlap_uncertainty, repair_finding
 from probe.markup import Html
 from probe.report import write_report
-from probe.sections_circuit import circuit_figures, circuit_sections
+from probe.sections_circuit import circuit_figures, circuit_section
 from probe.sections_overlap import matrix_figures, matrix_sections, overlap_figures, overlap_section
 from probe.table import HeadTable
 
@@ -41,13 +42,14 @@ def write_matrix_report(
     *,
     transfer: pd.DataFrame | None = None,
     removed: pd.DataFrame | None = None,
+    repairs: Sequence[Repair] = (),
     command: str | None = None,
 ) -> Path:
     """Write `report.html` of several tasks' circuits in one model into `folder`, and return its path.
 
-    overlaps: of all pairs, or of some. transfer, removed: tables as `sections_overlap.matrix_sections` takes them;
-    None: the page has no section for them. Two circuits give a page on what they share. Raises ResultsError for
-    circuits of different models, for two of one task, and where the disk refuses.
+    overlaps: of all pairs, or of some. transfer, removed: `transfer_table` and `removed_table` of `plots_transfer`;
+    None: the page has no section for them. repairs: each gives a finding. Two circuits give a page on what they share.
+    Raises ResultsError for circuits of different models, for two of one task, and where the disk refuses.
     """
     tasks = [circuit.task for circuit in circuits]
     if len({circuit.model for circuit in circuits}) != 1 or len(set(tasks)) != len(tasks):
@@ -56,7 +58,7 @@ def write_matrix_report(
     title = f"What the circuits of {len(tasks)} tasks share in {circuits[0].model}"
     if len(tasks) == 2:
         title = f"What {tasks[0]} and {tasks[1]} share in {circuits[0].model}"
-    chapters = [overlap_chapter(circuits, overlaps, transfer, removed), circuit_chapter(circuits)]
+    chapters = [overlap_chapter(circuits, overlaps, transfer, removed, repairs), circuit_chapter(circuits)]
     return write_report(circuit_table(circuits), folder, command=command, chapters=chapters, title=title)
 
 
@@ -69,7 +71,7 @@ def circuit_chapter(circuits: Sequence[Circuit]) -> Chapter:
         edges = sum(edge.in_circuit for edge in circuit.edges)
         size = f"{len(circuit.heads)} heads" + (f" and {edges:,} edges" if edges else "")
         said.append(f"Circuit of {circuit.task}: {size}, by {circuit.method} on {circuit.prompts} prompts.")
-        sections |= circuit_sections(circuit, index)
+        sections |= circuit_section(circuit, index)
         figures |= circuit_figures(circuit, index)
     return Chapter(
         summary=" ".join(said),
@@ -86,6 +88,7 @@ def overlap_chapter(
     overlaps: Sequence[Overlap],
     transfer: pd.DataFrame | None = None,
     removed: pd.DataFrame | None = None,
+    repairs: Sequence[Repair] = (),
 ) -> Chapter:
     """What circuits share as a chapter: a pair in full where there is one, the matrix where there are more."""
     tasks, by_task = [circuit.task for circuit in circuits], {circuit.task: circuit for circuit in circuits}
@@ -94,14 +97,17 @@ def overlap_chapter(
         if (found.task_a, found.task_b) not in known and (found.task_b, found.task_a) not in known:
             raise ResultsError(f"overlap of {found.task_a} and {found.task_b}, and circuits of {', '.join(tasks)} only")
     sections = matrix_sections(overlaps if len(tasks) > 2 else (), transfer, removed)
-    figures = matrix_figures(tasks, overlaps if len(tasks) > 2 else (), transfer)
+    figures = matrix_figures(tasks, overlaps if len(tasks) > 2 else (), transfer, removed)
     for index, found in enumerate(overlaps if len(tasks) == 2 else ()):
         sections = overlap_section(found, index) | sections
         figures |= overlap_figures(by_task[found.task_a], by_task[found.task_b], index)
     return Chapter(
-        findings=overlap_findings(overlaps, transfer), uncertainty=overlap_uncertainty(overlaps), sections=sections,
-        figures=figures, limits=overlap_limits(overlaps),
-    )  # fmt: skip
+        findings=[*overlap_findings(overlaps, transfer, removed), *map(repair_finding, repairs)],
+        uncertainty=overlap_uncertainty(overlaps),
+        sections=sections,
+        figures=figures,
+        limits=overlap_limits(overlaps),
+    )
 
 
 def circuit_table(circuits: Sequence[Circuit]) -> HeadTable:

@@ -34,16 +34,13 @@ _FAITHFULNESS = (
 )
 
 
-def circuit_sections(circuit: Circuit, index: int = 0) -> dict[str, tuple[str, Html]]:
-    """The sections of one circuit by identifier; `index` tells the figures of several circuits apart."""
-    found = {f"circuit-{index}": (f"Circuit: {circuit.task}", _circuit(circuit, index))}
-    if circuit.curve:
-        found[f"faithful-{index}"] = (f"Faithfulness: {circuit.task}", _faithful(circuit, index))
-    return found
+def circuit_section(circuit: Circuit, index: int = 0) -> dict[str, tuple[str, Html]]:
+    """The section of one circuit by identifier; `index` tells the figures of several circuits apart."""
+    return {f"circuit-{index}": (f"Circuit: {circuit.task}", _circuit(circuit, index))}
 
 
 def circuit_figures(circuit: Circuit, index: int = 0) -> dict[str, go.Figure]:
-    """The figures that `circuit_sections` has places for."""
+    """The figures that `circuit_section` has places for."""
     drawn = {f"circuit_graph_{index}": circuit_graph(circuit)}
     if _has(circuit, HEAD_ARMS):
         drawn[f"head_curve_{index}"] = plots_faithfulness.head_curve(circuit.curve)
@@ -62,6 +59,7 @@ def _circuit(circuit: Circuit, index: int) -> Html:
         f"circuit-{index}", f"The circuit of {circuit.task}",
         *_asked(circuit), figure(f"circuit_graph_{index}", _caption(circuit, len(inside)), wide=True),
         *_roles(circuit), el("h3", "The strongest heads"), _heads(circuit), *_edges(circuit),
+        *_faithful(circuit, index),
     )  # fmt: skip
 
 
@@ -89,9 +87,9 @@ def _caption(circuit: Circuit, inside: int) -> str:
     return (
         f"The input is below, the logits above; every edge runs upwards, from what writes to what reads. Drawn are "
         f"{drawn} edges of the edge circuit, and the strongest out of every head that would stand without one. "
-        f"{heads}touches. An edge ends at the left (query), middle (key) or right (value) of a head; the wider, the "
-        "larger |score| (width by its root). Red and dashed: it works against the task. Hover or tap for the figures; "
-        "press a part to see its edges alone, again to see all."
+        f"{heads}touches; a red border: score below 0. An edge ends at the left (query), middle (key) or right (value) "
+        "of a head; the wider, the larger |score| (width by its root). Red and dashed: it works against the task. "
+        "Hover or tap for the figures; press a part to see its edges alone, again to see all."
     )
 
 
@@ -143,7 +141,10 @@ def _edges(circuit: Circuit) -> list[Html]:
     return [el("h3", "The strongest edges"), scrolling("The strongest edges", head, rows)]
 
 
-def _faithful(circuit: Circuit, index: int) -> Html:
+def _faithful(circuit: Circuit, index: int) -> list[Html]:
+    """The curves, their areas, and the same in figures."""
+    if not circuit.curve:
+        return []
     places = []
     if _has(circuit, HEAD_ARMS):
         caption = (
@@ -161,10 +162,10 @@ def _faithful(circuit: Circuit, index: int) -> Html:
         el("div", el("dt", SUMMARY_WORDS.get(name, name.replace("_", " "))), el("dd", number(value)))
         for name, value in circuit.summary.items()
     ]
-    return section(
-        f"faithful-{index}", f"How faithful it is: {circuit.task}", el("p", _FAITHFULNESS),
-        el("div", *places, class_="pair"), el("dl", *facts, class_="facts") if facts else None, *_points(circuit),
-    )  # fmt: skip
+    return [
+        el("h3", "How faithful it is"), el("p", _FAITHFULNESS), el("div", *places, class_="pair"),
+        *([el("dl", *facts, class_="facts")] if facts else []), *_points(circuit),
+    ]  # fmt: skip
 
 
 SUMMARY_WORDS: Mapping[str, str] = {

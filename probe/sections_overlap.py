@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pandas as pd
 import plotly.graph_objects as go
 
-from probe import plots_overlap
+from probe import plots_overlap, plots_transfer
 from probe.analyses.overlap import Overlap
 from probe.analyses.overlap_chance import Measure
 from probe.circuit import Circuit
@@ -32,7 +32,7 @@ def overlap_section(found: Overlap, index: int = 0) -> dict[str, tuple[str, Html
     content = [
         el("p", found.sentence), pair,
         el("h3", "Shared heads"), el("ul", *shared, class_="chips") if shared else el("p", "None.", class_="quiet"),
-        el("h3", "How much, beside chance"), _measures(found), *_roles(found),
+        el("h3", "How much, beside chance"), _measures(found), _noise(found), *_roles(found),
     ]  # fmt: skip
     return {f"overlap-{index}": (f"{a} and {b}", section(f"overlap-{index}", f"What {a} and {b} share", *content))}
 
@@ -48,14 +48,14 @@ def overlap_figures(a: Circuit, b: Circuit, index: int = 0) -> dict[str, go.Figu
 def _measures(found: Overlap) -> Html:
     """Every measure with its value under the null and both p-values."""
     rows = [
-        _row(f"shared heads, of {len(found.heads_a)} and {len(found.heads_b)}", found.count),
+        _row(f"shared heads, of {len(found.heads_a)} and {len(found.heads_b)}", found.count, whole=True),
         _row("weighted Jaccard of the scores above 0", found.weighted_jaccard),
         _row("rank-biased overlap of the scores, p = 0.9", found.rank_biased),
         _row("rank correlation of all scores (Spearman)", found.spearman),
     ]
     if found.edges is not None:
         edges = found.edges
-        rows.append(_row(f"shared edges, of {edges.size_a:,} and {edges.size_b:,}", edges.shared))
+        rows.append(_row(f"shared edges, of {edges.size_a:,} and {edges.size_b:,}", edges.shared, whole=True))
     head = ("measure", "found", "by chance", "95 % of draws", "p, more", "p, less")
     plain = (
         f"Jaccard index of the heads {number(found.jaccard)}. With layers left out, chance is |A||B| / n = "
@@ -68,12 +68,30 @@ def _measures(found: Overlap) -> Html:
     return Html(scrolling("Measures of overlap", head, rows) + el("p", plain + edges_note, class_="quiet"))
 
 
-def _row(label: str, measure: Measure) -> Html:
+def _row(label: str, measure: Measure, *, whole: bool = False) -> Html:
+    """One measure; whole: it counts things."""
+    found = measure.value, measure.low, measure.high
+    value, low, high = (f"{part:,.0f}" if whole else number(part) for part in found)
     cells = (
-        number(measure.value), number(measure.expected), f"{number(measure.low)} to {number(measure.high)}",
+        value, number(measure.expected), f"{low} to {high}",
         number(measure.p_value), number(measure.p_less),
     )  # fmt: skip
     return el("tr", el("th", label, scope="row"), *(el("td", cell, class_="v") for cell in cells))
+
+
+def _noise(found: Overlap) -> Html | None:
+    """How far the number depends on the prompts that happened to be drawn."""
+    noise = found.noise
+    if noise is None:
+        return None
+    text = (
+        f"Picked again from {noise.resamples:,} resamples of the prompts, the circuits share {number(noise.low)} to "
+        f"{number(noise.high)} heads (95 %), {number(noise.mean)} on average. Two resamples of the same prompts give "
+        f"circuits that share {number(noise.self_a)} of {len(found.heads_a)} heads of {found.task_a} and "
+        f"{number(noise.self_b)} of {len(found.heads_b)} of {found.task_b}: noise alone hides what lies above that, "
+        "and where those are well below the sizes the interval lies below the overlap of the true circuits."
+    )
+    return el("p", text)
 
 
 def _roles(found: Overlap) -> list[Html]:
@@ -81,7 +99,7 @@ def _roles(found: Overlap) -> list[Html]:
         return []
     rows = [
         el("tr", el("th", role_words(role.role), scope="row"),
-           *(el("td", str(count), class_="n") for count in (role.size_a, role.size_b, role.shared, role.elsewhere)))
+           *(el("td", str(count)) for count in (role.size_a, role.size_b, role.shared, role.elsewhere)))
         for role in found.roles
     ]  # fmt: skip
     head = ("role", found.task_a, found.task_b, "same role in both", "in both, other role in one")
@@ -93,9 +111,7 @@ def matrix_sections(
 ) -> dict[str, tuple[str, Html]]:
     """All pairs; what transfers; what removing shared heads does. By identifier, those there is something for.
 
-    transfer: as `plots_overlap.transfer_matrix`. removed: one row a pair, task and part: `a`, `b`, `task`, `part`
-    (shared, only a, only b), `heads`, `lost` (share of the task lost without them) with `_low` and `_high`, `random`
-    (as many random heads of the same layers) with `_low` and `_high`.
+    transfer: `plots_transfer.transfer_table`. removed: `plots_transfer.removed_table`, of one pair or several.
     """
     found = {}
     if overlaps:
@@ -112,15 +128,16 @@ def matrix_sections(
             "all heads replaced. Below it, the mean of as many random heads of the same layers. * : the whole interval "
             "lies above all their draws."
         )
-        title = "Each circuit on the other tasks"
-        found["transfer"] = ("Transfer", section("transfer", title, figure("transfer_matrix", caption)))
+        table = el("details", el("summary", "The same in figures"), _moved(transfer))
+        content = [figure("transfer_matrix", caption), table]
+        found["transfer"] = ("Transfer", section("transfer", "Each circuit on the other tasks", *content))
     if removed is not None and len(removed):
         found["removed"] = ("Shared heads removed", _removed(removed))
     return found
 
 
 def matrix_figures(
-    tasks: Sequence[str], overlaps: Sequence[Overlap], transfer: pd.DataFrame | None
+    tasks: Sequence[str], overlaps: Sequence[Overlap], transfer: pd.DataFrame | None, removed: pd.DataFrame | None
 ) -> dict[str, go.Figure]:
     """The figures that `matrix_sections` has places for."""
     drawn = {}
@@ -128,9 +145,11 @@ def matrix_figures(
         drawn["overlap_matrix"] = plots_overlap.overlap_matrix(pair_table(overlaps), tasks)
     if transfer is not None and len(transfer):
         circuits = list(dict.fromkeys(transfer["circuit"]))
-        drawn["transfer_matrix"] = plots_overlap.transfer_matrix(
+        drawn["transfer_matrix"] = plots_transfer.transfer_matrix(
             transfer, circuits, list(dict.fromkeys(transfer["task"]))
         )
+    if removed is not None and len(removed):
+        drawn["removed_marks"] = plots_transfer.removed_marks(removed)
     return drawn
 
 
@@ -153,18 +172,37 @@ def _pairs(overlaps: Sequence[Overlap]) -> Html:
     return scrolling("All pairs", head, rows)
 
 
+def _moved(transfer: pd.DataFrame) -> Html:
+    frame = transfer.reset_index(drop=True)
+    rows = [
+        el("tr", el("th", frame["circuit"][row], scope="row"), el("td", frame["task"][row]),
+           *(el("td", with_interval(frame, row, name), class_="v") for name in ("faithfulness", "random")),
+           el("td", number(float(frame["p"][row])), class_="v"))
+        for row in frame.index
+    ]  # fmt: skip
+    return scrolling("Transfer", ("heads of", "task", "faithfulness", "random heads, range of the draws", "p"), rows)
+
+
 def _removed(removed: pd.DataFrame) -> Html:
     """What removing the shared heads does to both tasks, beside removing those of one circuit alone."""
     frame = removed.reset_index(drop=True)
     rows = [
         el("tr", el("th", f"{frame['a'][row]}, {frame['b'][row]}", scope="row"), el("td", frame["task"][row]),
-           el("td", frame["part"][row]), el("td", str(frame["heads"][row]), class_="n"),
-           *(el("td", with_interval(frame, row, name), class_="v") for name in ("lost", "random")))
+           el("td", frame["part"][row]), el("td", str(frame["heads"][row])),
+           *(el("td", with_interval(frame, row, name), class_="v") for name in ("lost", "random")),
+           el("td", number(float(frame["p"][row])), class_="v"))
         for row in frame.index
     ]  # fmt: skip
     text = (
         "If two tasks use the heads they share, removing those costs both, and removing the heads of one circuit alone "
         "costs the other no more than random heads of the same layers."
     )
-    head = ("circuits", "task", "removed", "heads", "share of the task lost", "random heads of the same layers")
-    return section("removed", "Shared heads removed", el("p", text), scrolling("Shared heads removed", head, rows))
+    caption = (
+        "Share of what the task loses with all heads replaced, when only these are. Line: 95 % interval over prompts; "
+        "grey: range of the draws of as many random heads of the same layers, of neither circuit. Filled: the whole "
+        "interval lies above all draws. In brackets: number of heads; parts of unequal size compare with their own "
+        "draws only."
+    )
+    head = ("circuits", "task", "removed", "heads", "share of the task lost", "random heads", "p")
+    table = el("details", el("summary", "The same in figures"), scrolling("Shared heads removed", head, rows))
+    return section("removed", "Shared heads removed", el("p", text), figure("removed_marks", caption), table)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from itertools import combinations
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,10 +14,13 @@ import pytest
 
 from probe.analyses.effect_columns import with_effects
 from probe.analyses.effects import Effects
+from probe.analyses.overlap import Overlap, overlap
 from probe.analyses.removal_curve import RemovalCurve
+from probe.analyses.transfer import PartEffect
 from probe.analyses.units import Unit
 from probe.circuit import Circuit, CircuitEdge, CircuitNode, CurvePoint
 from probe.graph import Graph
+from probe.plots_transfer import removed_table
 from probe.table import HeadTable, head_name
 from probe.task_study import TaskStudy
 from probe.tasks.baseline import Baseline
@@ -304,9 +309,64 @@ def invented_faithfulness(graph: Graph) -> tuple[CurvePoint, ...]:
     return tuple(points)
 
 
+def with_heads(circuit: Circuit, gone: Iterable[str], new: Iterable[str]) -> Circuit:
+    """The same circuit with some heads out and others in."""
+    left, added = set(gone), set(new)
+    nodes = (replace(node, in_circuit=(node.in_circuit and node.name not in left) or node.name in added)
+             for node in circuit.nodes)  # fmt: skip
+    return replace(circuit, nodes=tuple(nodes))
+
+
+def invented_circuits() -> tuple[Circuit, ...]:
+    """Three tasks: the second shares most heads with the first, the third none."""
+    first, second, third = (
+        invented_circuit(task, seed=seed) for seed, task in enumerate(("ioi", "greater_than", "induction"))
+    )
+    others = (f"a{layer}.h{7 - layer % 2}" for layer in range(9, 16))
+    return (
+        first,
+        with_heads(second, ("a6.h0", "a24.h8", "a14.h2", "a12.h8"), ("a5.h5", "a9.h1", "a13.h2")),
+        with_heads(third, (node.name for node in third.nodes), others),
+    )
+
+
 @pytest.fixture(scope="session")
 def make_circuit() -> Callable[..., Circuit]:
     return invented_circuit
+
+
+@pytest.fixture(scope="session")
+def several_circuits() -> tuple[Circuit, ...]:
+    return invented_circuits()
+
+
+@pytest.fixture(scope="session")
+def several_overlaps(several_circuits: tuple[Circuit, ...]) -> tuple[Overlap, ...]:
+    return tuple(overlap(a, b, draws=500) for a, b in combinations(several_circuits, 2))
+
+
+@pytest.fixture(scope="session")
+def transfer_table() -> pd.DataFrame:
+    """Heads of two tasks on both: one case better than random, one that is not told from it, one worse."""
+    own = [("ioi", "ioi", 0.9), ("induction", "induction", 0.95)]
+    rows = [own[0], ("ioi", "induction", 0.2), ("induction", "ioi", -0.3), own[1]]
+    return pd.DataFrame(
+        [(*names, f, f - 0.12, f + 0.12, 0.05, -0.02, 0.1, 0.3) for *names, f in rows],
+        columns=["circuit", "task", "faithfulness", "faithfulness_low", "faithfulness_high", "random", "random_low",
+                 "random_high", "p"],
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def removed() -> pd.DataFrame:
+    """IOI without the heads that it shares with induction, and without those of either alone."""
+    parts = (("shared", ((1, 2), (3, 4)), 2.0), ("only_a", ((5, 6),), 0.4), ("only_b", ((7, 8),), 0.05))
+    found = [
+        PartEffect("ioi", part, heads, effect, effect - 0.2, effect + 0.2, effect / 4, effect / 4 - 0.05,
+                   effect / 4 + 0.05, np.array([0.4, 0.8]), 0.3)
+        for part, heads, effect in parts
+    ]  # fmt: skip
+    return removed_table("ioi", "induction", found)
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+
+from probe.circuit import Circuit
+from probe.sections_circuit import circuit_figures, circuit_section
+
+
+def words(markup: str) -> str:
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", markup))
+
+
+def places(markup: str) -> set[str]:
+    return set(re.findall(r'data-figure="([^"]*)"', markup))
+
+
+def test_the_section_says_what_was_asked_and_found(make_circuit: Callable[..., Circuit]) -> None:
+    ((label, markup),) = circuit_section(make_circuit()).values()
+    assert label == "Circuit: ioi"
+    text = words(markup)
+    for sentence in (
+        "The circuit of ioi", "Found on 64 prompts made from seed 0, each beside its corrupted twin (s2_io).",
+        "mean logit of the right next tokens less mean logit of the wrong ones, in logits", "eap-ig, as edge attr",
+        "its output on the corrupted twin of the prompt", "Drawn are the 60 strongest of ", "name mover 4 L18H6",
+        "attention END to IO 0.71, copy score 0.90", "The strongest edges", "How faithful it is",
+        "metric of the whole model, m(N) 3.40", "5 % 6,160 edges: 0.95 [0.87, 1.03]",
+    ):  # fmt: skip
+        assert sentence in text
+
+
+def test_every_place_has_its_figure_and_every_figure_its_place(make_circuit: Callable[..., Circuit]) -> None:
+    circuit = make_circuit()
+    heads = tuple(point for point in circuit.curve if "heads" in point.arm)
+    for one in (circuit, replace(circuit, curve=()), replace(circuit, curve=heads), replace(circuit, edges=())):
+        for index in (0, 3):
+            (identifier, (_, markup)), = circuit_section(one, index).items()
+            assert identifier == f"circuit-{index}"
+            assert places(markup) == set(circuit_figures(one, index))
+
+
+def test_what_is_not_there_is_not_shown(make_circuit: Callable[..., Circuit]) -> None:
+    circuit = make_circuit()
+    nodes = tuple(replace(node, role="", evidence={}) for node in circuit.nodes)
+    bare = replace(circuit, nodes=nodes, edges=(), curve=(), summary={})
+    text = words(circuit_section(bare)["circuit-0"][1])
+    assert "No edges were kept for this circuit." in text
+    assert not any(title in text for title in ("What its heads do", "The strongest edges", "How faithful it is"))
+
+
+def test_all_edges_of_a_small_circuit_are_told_of(make_circuit: Callable[..., Circuit]) -> None:
+    circuit = make_circuit()
+    few = replace(circuit, edges=circuit.edges[:5])
+    assert "Drawn are all 5 edges" in words(circuit_section(few)["circuit-0"][1])
+
+
+def test_a_method_without_words_is_named(make_circuit: Callable[..., Circuit]) -> None:
+    own = replace(make_circuit(), method="own <i>", ablation="scale:0.5", metric="own metric")
+    markup = circuit_section(own)["circuit-0"][1]
+    assert "found: own &lt;i&gt;. In a replaced head&#x27;s place stands its own output times 0.5." in markup
+    assert "score, own metric" in markup
+
+
+def test_text_of_a_file_stays_text(make_circuit: Callable[..., Circuit]) -> None:
+    circuit = make_circuit("</script><img src=x onerror=alert(1)>")
+    bad = {"role": "<img src=x>", "evidence": {"<b>": "<img src=y>"}}
+    nodes = tuple(replace(node, **bad) if node.in_circuit else node for node in circuit.nodes)
+    markup = circuit_section(replace(circuit, nodes=nodes, corruption="<u>"))["circuit-0"][1]
+    assert not any(tag in markup for tag in ("<img", "</script", "<b>", "<u>"))
