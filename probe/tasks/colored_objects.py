@@ -52,17 +52,19 @@ def colored_objects(ask: Ask) -> Made:
         clean = wording.fill(TEMPLATE, **slots, asked1=things[3 + right])
         other = (right + 1 + int(twin_rng.integers(2))) % 3
         twin = wording.fill(TEMPLATE, **slots, asked1=things[3 + other])
+        wrong = [index for index in range(3) if index != right]
         spoken = [wording.answer(clean.text, f" {color.capitalize()}") for color in shown[3:]]
         return Prompt(
             clean_ids=clean.ids,
             answer_ids=(spoken[right],),
-            wrong_ids=tuple(token for index, token in enumerate(spoken) if index != right),
+            wrong_ids=tuple(spoken[index] for index in wrong),
             metric_positions=(len(clean.ids) - 1,),
             clean=clean.text,
             positions={
                 "ANSWER": clean.at[f"color1{right}"],
                 "OBJECT": clean.at[f"object1{right}"],
                 "ASKED": clean.at["asked1"],
+                **{f"WRONG{number}": clean.at[f"color1{index}"] for number, index in enumerate(wrong, start=1)},
                 "END": len(clean.ids) - 1,
             },
             corrupted_ids=twin.ids,

@@ -25,6 +25,8 @@ def test_the_answer_is_the_asked_objects_colour(wordy: Loaded, differing: Callab
         words = wordy.tokenizer.convert_ids_to_tokens  # type: ignore[union-attr]
         assert words(ids[place["ANSWER"]]) == f" {slots[f'color1{asked}']}"
         assert words(prompt.answer_ids[0]) == f" {slots[f'color1{asked}'].capitalize()}"
+        wrong = [words(ids[place[name]]) for name in ("WRONG1", "WRONG2")]
+        assert wrong == [f" {slots[f'color1{n}']}" for n in range(3) if n != asked]
         others = {f" {slots[f'color1{n}'].capitalize()}" for n in range(3) if n != asked}
         assert set(words(list(prompt.wrong_ids))) == others
         assert ids[place["OBJECT"]] == ids[place["ASKED"]]
