@@ -78,6 +78,13 @@ def lines(found: Overlap) -> list[str]:
             f"edges: {edges.size_a} and {edges.size_b}, {edges.shared.value:.0f} shared, chance between the same "
             f"layers {edges.shared.expected:.1f} (Jaccard {edges.jaccard:.3f})"
         )
+    if found.noise is not None:
+        noise = found.noise
+        told.append(
+            f"over {noise.resamples:,} resamples of the prompts {noise.low:g} to {noise.high:g} heads are shared, "
+            f"{noise.mean:.1f} on average; {found.task_a}'s circuit shares {noise.self_a:.1f} of "
+            f"{len(found.heads_a)} with itself, {found.task_b}'s {noise.self_b:.1f} of {len(found.heads_b)}"
+        )
     return [*told, *(f"note: {note}" for note in found.notes)]
 
 

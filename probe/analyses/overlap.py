@@ -6,7 +6,6 @@ Merullo, Eickhoff and Pavlick (2024) report 25 of 32 heads shared: that is |A âˆ
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +25,8 @@ if TYPE_CHECKING:
     from probe.hooks.heads import Head
 
 DRAWS = 10_000
+STEADY = 0.95
+"""A circuit that shares less than this of its heads with itself over resamples is noted (see `Noise`)."""
 
 
 @dataclass(frozen=True)
@@ -280,14 +281,16 @@ def _notes(a: Circuit, b: Circuit, found: Noise | None) -> tuple[str, ...]:
     if found is None:
         notes.append("no interval: the scores of every prompt are not there for both circuits")
         return tuple(notes)
-    for task, kept, size in ((a.task, found.kept_a, len(a.heads)), (b.task, found.kept_b, len(b.heads))):
+    sides = ((a, found.kept_a, found.self_a), (b, found.kept_b, found.self_b))
+    for circuit, kept, itself in sides:
+        size = len(circuit.heads)
         if kept < size:
             notes.append(
-                f"picked by the mean of its prompts' scores, {task}'s circuit holds {kept} of its {size} heads"
+                f"picked by the mean of its prompts' scores, {circuit.task}'s circuit holds {kept} of its {size} heads"
             )
-    if not math.isclose(found.bias, 0, abs_tol=0.5):
-        way = "more" if found.bias > 0 else "fewer"
-        notes.append(f"resampled circuits share {abs(found.bias):.1f} heads {way} on average: the bias of resampling")
-    if not found.low <= found.again <= found.high:
-        notes.append("the number from all prompts lies outside the resamples' interval, which the bias has moved")
+        if itself < STEADY * size:
+            notes.append(
+                f"over resampled prompts {circuit.task}'s circuit shares {itself:.1f} of its {size} heads with itself: "
+                "with less noise more may be shared than is seen, and more than the interval holds"
+            )
     return tuple(notes)

@@ -22,9 +22,15 @@ class Noise:
     shared by the circuits picked from all prompts once. kept_a, kept_b: how many heads of each circuit that pick
     holds; all of them where it was found by these scores.
 
-    The interval is not centred: a resample sees about 63 % of the prompts, so its circuits are noisier than the
-    circuits they stand for, and share less where much is shared (and more where less than chance is). `bias` says by
-    how much; nothing is corrected for it.
+    self_a, self_b: how many heads two resamples of the same circuit share on average. Two sets of prompts share
+    somewhat more, for a resample has the noise of the prompts twice.
+
+    This is the spread of the number that was measured, not an interval around the number that endless prompts would
+    give. Noise moves heads in and out of each circuit on its own, so that noisy circuits share less than true ones do,
+    and resampled ones, which see about 63 % of the prompts, less again (`bias`, mean − again). Where self_a and self_b
+    are near the circuits' sizes the interval holds the true number, else that is above it. In 200 simulations each, of
+    circuits of 20 in 270 heads with 12 in common, 64 prompts: it held 12 in all of them where circuits shared 99 % of
+    their heads with themselves, in 90 % at 95 %, in 54 % at 90 %, in 6 % at 77 %. Nothing is corrected for this.
     """
 
     low: float
@@ -33,6 +39,8 @@ class Noise:
     again: int
     kept_a: int
     kept_b: int
+    self_a: float
+    self_b: float
     resamples: int
 
     @property
@@ -58,7 +66,8 @@ def noise(
     low, high = np.quantile(counts, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Noise(
         float(low), float(high), float(counts.mean()), int((whole_a & whole_b).sum()),
-        int((whole_a & member_mask(a)).sum()), int((whole_b & member_mask(b)).sum()), resamples,
+        int((whole_a & member_mask(a)).sum()), int((whole_b & member_mask(b)).sum()),
+        _with_itself(picked_a), _with_itself(picked_b), resamples,
     )  # fmt: skip
 
 
@@ -74,6 +83,11 @@ def _heads(circuit: Circuit, scores: PromptScores) -> Float[np.ndarray, "heads N
             f"scores of {circuit.task} have shape {list(scores.values.shape)}; wanted {list(wanted)} (sources, prompts)"
         )
     return scores.values[[circuit.graph.source(name) for name in circuit.graph.heads]]
+
+
+def _with_itself(picked: Bool[np.ndarray, "resamples heads"]) -> float:
+    """Heads that a resample shares with the next one, on average."""
+    return float((picked & np.roll(picked, 1, axis=0)).sum(-1).mean())
 
 
 def _resampled(

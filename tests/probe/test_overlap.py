@@ -125,7 +125,10 @@ def test_what_the_reader_should_know_is_noted(pair):
     assert any(
         note.startswith("picked by the mean of its prompts' scores, ioi's circuit holds") for note in found.notes
     )
-    assert not any("greater_than's circuit holds" in note for note in found.notes)
+    assert not any("greater_than's circuit" in note for note in found.notes)
+    (note,) = (note for note in found.notes if note.startswith("over resampled prompts"))
+    assert f"ioi's circuit shares {found.noise.self_a:.1f} of its 4 heads" in note
+    assert found.noise.self_b == 3
 
 
 def test_the_document_is_strict_and_repeats_itself(pair):

@@ -48,6 +48,8 @@ def test_the_interval_is_that_of_a_plain_loop(pair, grouped):
     assert found.mean == np.mean(shared)
     assert (found.low, found.high) == tuple(np.quantile(shared, [0.025, 0.975]))
     assert len(set(shared)) > 1, "scores this weak are picked otherwise now and then"
+    mine = [picked(a, one, draws[0][row]) for row in range(200)]
+    assert found.self_a == np.mean([len(mine[row] & mine[row - 1]) for row in range(200)])
     everyone = np.ones(40)
     again = picked(a, one, everyone), picked(b, other, everyone)
     assert found.again == len(again[0] & again[1])
@@ -60,6 +62,7 @@ def test_plain_circuits_keep_their_true_overlap(pair):
     # Members stand three deviations above the rest: a mean of 40 prompts puts 13 standard errors between them.
     found = noise(a, b, planted_scores(a, 3, 0), planted_scores(b, 3, 1), resamples=500, seed=0)
     assert (found.low, found.high, found.again, found.kept_a, found.kept_b) == (2, 2, 2, 3, 4)
+    assert (found.self_a, found.self_b) == (3, 4)
 
 
 def test_noise_widens_the_interval(pair):
@@ -83,6 +86,8 @@ def test_resampling_takes_from_what_is_shared(make_small_circuit):
         for seed in range(8)
     ]
     assert np.mean([one.bias for one in found]) < -0.5
+    # Two resamples of one circuit share less than two sets of prompts, which share less than all 20.
+    assert np.mean([one.self_a for one in found]) < np.mean([one.again for one in found]) < 20
 
 
 def test_the_same_prompts_are_drawn_together(make_small_circuit):
