@@ -6,16 +6,15 @@ the gradient in the clean run; EAP-IG (Hanna et al. 2024, arXiv 2403.17806, sect
 embeddings on the straight path from the twin's to the prompt's.
 
 Deviations from the papers' code: the sign is METRICS' (positive: the task needs the edge; MIB's golden file has the
-other); a metric is summed over prompts, never averaged, so that scores do not depend on the batch; sums are float64
-whatever the model's dtype; points of the path are midpoints (the code takes left ends), whose error falls with the
-square of the steps; keys and values have a port for every query head under grouped-query attention; behind a norm
-that follows a sublayer, heads write their share at that norm's scale in the same run. The one tensor of all sources'
-writes is made for a batch of prompts at a time, and gradients are used up port by port as the backward pass makes them.
+other); a metric is summed over prompts, never averaged, so that scores do not depend on the batch; sums over prompts
+are float64 whatever the model's dtype; points of the path are midpoints (the code takes left ends), whose error falls
+with the square of the steps; keys and values have a port for every query head under grouped-query attention; behind a
+norm that follows a sublayer, heads write their share at that norm's scale in the same run. The tensor of all sources'
+writes, and that of all readers' gradients, are made for a batch of prompts at a time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,6 +34,9 @@ from probe.tasks.metrics import measure
 from probe.tasks.task import Task, clean_ids
 
 EDGE_METHODS = ("eap", "eap-ig")
+
+BATCH_SHARE = 0.25
+"""Of `WRITE_BYTES` for one run's writes: gradients at all readers take about three times as much beside them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,7 +101,7 @@ def attribute(
     shape = (len(graph.sources), len(graph.targets))
     total, squares, nodes = np.zeros(shape), np.zeros(shape), np.zeros((shape[0], len(prompts)))
     done = 0
-    for pair in made.pairs(task, prompts):
+    for pair in made.pairs(task, prompts, share=BATCH_SHARE):
         scores = _scores(made, task, pair, shares).double().cpu().numpy()
         total += scores.sum(0)
         squares += (scores**2).sum(0)
@@ -123,31 +125,31 @@ def _scores(model: GraphModel, task: Task, pair: Pair, shares: list[float]) -> F
             logits = model.logits(ids, pair.positions, wiring)
             values = measure(logits, pair.prompts, task.metric, clean=pair.logits)
             torch.autograd.grad(values.sum(), wiring.leaf)
-    return wiring.scores / len(shares)
+    return wiring.scores() / len(shares)
 
 
 class _Gradients(Wiring):
-    """Multiplies the gradient at every reader with what every source before it changes, as the backward pass comes by.
+    """Sums the gradient at every reader over the runs, and multiplies it with what every source before it changes.
 
-    share: where on the path from the corrupted (0) to the clean (1) embeddings the next run is.
+    share: where on the path from the corrupted (0) to the clean (1) embeddings the next run is. Sums are kept, and
+    multiplied once at the end, since a product per run and port would read all sources' writes anew each time.
     """
 
     def __init__(self, model: GraphModel, pair: Pair) -> None:
-        self._model, self._ends = model, (pair.corrupted[0], pair.clean[0])
-        self._change = (pair.clean - pair.corrupted).transpose(0, 1).flatten(2)  # [n, S, T d]
-        graph = model.graph
-        self.scores = self._change.new_zeros(len(pair.prompts), len(graph.sources), len(graph.targets))
+        self._model, self._pair = model, pair
+        _, prompts, length, width = pair.clean.shape
+        self._sums = pair.clean.new_zeros(len(model.graph.targets), prompts, length, width)
         self.share, self.leaf = 1.0, torch.empty(0)
 
     def start(self, stream: Float[Tensor, "n T d"]) -> Float[Tensor, "n T d"]:
-        corrupted, clean = self._ends
+        corrupted, clean = self._pair.corrupted[0], self._pair.clean[0]
         self.leaf = (corrupted + self.share * (clean - corrupted)).requires_grad_()
         return self.leaf
 
     def gradients(self) -> PortGradients:
         def told(layer: int, port: int, grads: Float[Tensor, "H n T d"]) -> None:
             ports = self._model.ports(layer)
-            self._add(slice(ports.start + port, ports.stop, 3), grads.transpose(0, 1))
+            self._sums[ports.start + port : ports.stop : 3] += grads
 
         return told
 
@@ -158,11 +160,25 @@ class _Gradients(Wiring):
         return self._watched(stream, len(self._model.graph.targets) - 1)
 
     def _watched(self, stream: Tensor, column: int) -> Tensor:
+        def told(grad: Tensor) -> None:  # a hook that returned something would change the gradient
+            self._sums[column] += grad
+
         read = stream.view_as(stream)
-        hook: Callable[[Tensor], None] = lambda grad: self._add(slice(column, column + 1), grad[:, None])  # noqa: E731
-        read.register_hook(hook)  # type: ignore[no-untyped-call]
+        read.register_hook(told)  # type: ignore[no-untyped-call]
         return read
 
-    def _add(self, columns: slice, grads: Float[Tensor, "n p T d"]) -> None:
+    def scores(self) -> Float[Tensor, "n S P"]:
+        """Every edge of every prompt, of the summed gradients."""
+        change = (self._pair.clean - self._pair.corrupted).transpose(0, 1).flatten(2)
+        found = change.new_zeros(*change.shape[:2], len(self._sums))
+        for layer in range(self._model.graph.n_layers):
+            ports, mlp = self._model.ports(layer), self._model.mlp_column(layer)
+            for columns in (ports, slice(mlp, mlp + 1)):
+                self._multiply(change, columns, found)
+        self._multiply(change, slice(len(self._sums) - 1, None), found)
+        return found
+
+    def _multiply(self, change: Float[Tensor, "n S Td"], columns: slice, found: Float[Tensor, "n S P"]) -> None:
         sources = self._model.before(columns.start)
-        self.scores[:, :sources, columns] += self._change[:, :sources] @ grads.flatten(2).transpose(1, 2)
+        for index, own in enumerate(change):
+            found[index, :sources, columns] = own[:sources] @ self._sums[columns, index].flatten(1).T
