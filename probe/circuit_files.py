@@ -185,7 +185,7 @@ def _read(name: str, value: Any, kind: str, where: str) -> Any:
         if not isinstance(value, dict):
             raise ResultsError(f"{where}: {name}: found {_shown(value)}; wanted an object")
         either = _text_or_number if "str" in kind.split(",")[1] else _number
-        return {key: either(item, f"{where}: {name} {key!r}") for key, item in value.items()}
+        return {_text(key, where): either(item, f"{where}: {name} {key!r}") for key, item in value.items()}
     if kind.startswith("tuple"):
         if value is None and "None" in kind:
             return None
