@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from probe.analyses.head_faithfulness import carried
+from probe.analyses.faithfulness import carried
 from probe.analyses.head_runs import HeadRuns, halves
 from probe.analyses.units import Head
 from probe.errors import TokensError
@@ -88,7 +88,7 @@ def completeness(
     lowest); it ends early where no head makes it larger.
 
     Cost: about |C| · steps + groups + draws forwards over all prompts. Raises TokensError for an empty circuit,
-    unknown heads, and where the heads carry nothing (`head_faithfulness.carried`).
+    unknown heads, and where the heads carry nothing (`faithfulness.carried`).
     """
     members = _members(runs, circuit)
     first, second = (runs.on(part) for part in halves(runs.task))

@@ -124,14 +124,17 @@ class Recorder(Wiring):
         self.writes: Tensor = torch.empty(0)
 
     def start(self, stream: Float[Tensor, "n T d"]) -> Float[Tensor, "n T d"]:
+        """Make room, and keep what `input` writes."""
         self.writes = stream.new_empty(len(self._model.graph.sources), *stream.shape)
         self.writes[0] = stream
         return stream
 
     def heads_wrote(self, layer: int, write: Callable[[], Float[Tensor, "H n T d"]]) -> None:
+        """Keep it."""
         self.writes[self._model.heads_rows(layer)] = write()
 
     def mlp_wrote(self, layer: int, write: Float[Tensor, "n T d"]) -> None:
+        """Keep it."""
         self.writes[self._model.mlp_row(layer)] = write
 
 

@@ -1,9 +1,8 @@
 """Faithfulness of head circuits: how much of a task the heads of a circuit do when all the others are replaced.
 
-f(C) = (m(C) − m(∅)) / (m(N) − m(∅)), a ratio of means over the prompts (METHODS 12.6, at the grain of heads):
-m(N) nothing replaced, m(C) every head outside C replaced by its z on the corrupted twin, m(∅) all heads replaced.
-MLPs and embedding stay live and clean throughout, so that m(∅) is not the corrupted run: what they do without any
-head is no part of what is shared out.
+Outside the circuit every head gives its z on the corrupted twin (`faithfulness` has the formula). MLPs and embedding
+stay live and clean throughout, so that m(∅) is not the corrupted run: what they do without any head is no part of what
+is shared out.
 """
 
 from __future__ import annotations
@@ -11,15 +10,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 import numpy as np
-from jaxtyping import Float
 
+from probe.analyses.faithfulness import faithfulness
 from probe.analyses.head_runs import HeadRuns
 from probe.analyses.selection import random_heads
 from probe.analyses.units import Head
 from probe.circuit import CurvePoint
 from probe.errors import TokensError
 from probe.models import Loaded
-from probe.ratio import clearly_positive, ratio_of_means
 from probe.statistics import Summary
 from probe.tasks.task import Task
 
@@ -27,38 +25,7 @@ SIZES = (1, 2, 5, 10, 20, 50, 100)
 DRAWS = 10
 
 
-def faithfulness(runs: HeadRuns, circuits: Sequence[Iterable[Head]], *, seed: int = 0) -> Summary:
-    """f of each circuit with its 95 % bootstrap interval over prompts (groups together), numerator and denominator
-    drawn together. 1 for all heads and 0 for none by construction; above 1 and below 0 are possible.
-
-    Cost: one forward over the prompts a circuit. Raises TokensError where the heads carry nothing: where m(N) − m(∅)
-    is not above 0, or its own interval reaches 0 (a task the model fails; twins that are equal to their prompts).
-    """
-    whole = carried(runs, seed=seed)
-    part = runs.kept(circuits) - runs.empty
-    return ratio_of_means(part.T, whole, groups=runs.task.groups, seed=seed)
-
-
-def carried(runs: HeadRuns, *, seed: int = 0) -> Float[np.ndarray, "n"]:
-    """m(N) − m(∅) of each prompt, in the metric's unit: what all heads together do.
-
-    Raises TokensError where its mean is not above 0 or its interval reaches 0: nothing to be faithful to.
-    """
-    if runs.mode == "resample" and all(prompt.corrupted_ids == prompt.clean_ids for prompt in runs.task.prompts):
-        raise TokensError(f"task {runs.task.name}: its corrupted twins are the prompts themselves; wanted other ones")
-    whole = np.asarray(runs.clean - runs.empty)
-    if not clearly_positive(whole, groups=runs.task.groups, seed=seed):
-        raise TokensError(
-            f"task {runs.task.name}: {runs.task.metric} is {runs.clean.mean():.3g} in {runs.loaded.name} and "
-            f"{runs.empty.mean():.3g} with every head replaced ({runs.mode}); wanted it clearly lower there, or "
-            "there is nothing to be faithful to: choose another task or corruption, or more prompts"
-        )
-    return whole
-
-
-def random_circuits(
-    runs: HeadRuns, circuit: Iterable[Head], draws: int, *, seed: int = 0
-) -> list[tuple[Head, ...]]:
+def random_circuits(runs: HeadRuns, circuit: Iterable[Head], draws: int, *, seed: int = 0) -> list[tuple[Head, ...]]:
     """Random circuits with as many heads of each layer, drawn from all of the layer's, the circuit's own included.
 
     Under the hypothesis that within a layer it does not matter which, a circuit and its random twins are alike. Where
@@ -87,7 +54,7 @@ def head_curve(
     heads leave nothing to draw. runs: measurements to go on with, of this model and task.
 
     Cost: 3 + sizes · (1 + draws) forwards over all prompts. Raises TokensError for an order that is not of all heads,
-    numbers below 1, and where the heads carry nothing (`carried`).
+    numbers below 1, and where the heads carry nothing (`faithfulness.carried`).
     """
     runs = HeadRuns(loaded, task) if runs is None else runs
     everyone = len(runs.heads)

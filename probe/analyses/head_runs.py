@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, MutableMapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -14,9 +14,16 @@ from probe.analyses.units import Head, set_unit
 from probe.errors import TokensError
 from probe.graph import Graph
 from probe.models import Loaded
+from probe.progress import Progress, silent
 from probe.running import Running
 from probe.table import head_name
 from probe.tasks.task import Task
+
+Known = MutableMapping[frozenset[Head], Float[np.ndarray, "n"]]
+"""What a task scores with each set of heads replaced."""
+
+KEPT_TOGETHER = 16
+"""Sets that are run before their results are handed over: what a stop can cost."""
 
 
 class HeadRuns:
@@ -32,8 +39,11 @@ class HeadRuns:
     Raises TokensError for a mode that the task cannot have (no twins).
     """
 
-    def __init__(self, loaded: Loaded, task: Task, *, mode: str = "resample") -> None:
-        """Make the mode's replacement: one forward where it reads another run."""
+    def __init__(self, loaded: Loaded, task: Task, *, mode: str = "resample", known: Known | None = None) -> None:
+        """Make the mode's replacement: one forward where it reads another run.
+
+        known: results of sets that were run before, to which new ones are added as they come.
+        """
         self.loaded, self.task, self.mode = loaded, task, mode
         self.running = Running(loaded.model)
         self.heads: tuple[Head, ...] = tuple(
@@ -43,7 +53,8 @@ class HeadRuns:
         self.graph = Graph(self.sweep.depth, self.running.n_heads, layers=tuple(s.layer for s in self.running.sites))
         self.replacement = replacement(self.running, task, mode)
         self.layer_forwards = 0.0
-        self._known: dict[frozenset[Head], Float[np.ndarray, "n"]] = {}
+        self.progress: Progress = silent
+        self._known: Known = {} if known is None else known
 
     def replaced(self, sets: Sequence[Iterable[Head]]) -> Float[np.ndarray, "sets n"]:
         """The metric of every prompt with each set of heads replaced, float64; the empty set is the clean run.
@@ -56,10 +67,12 @@ class HeadRuns:
         if frozenset() in wanted:
             self._known[frozenset()] = self.sweep.clean(slice(None))
             self.layer_forwards += self.sweep.depth
-        if units:
-            found = self.sweep.ablated(units, self.replacement, slice(None))
-            self._known |= {frozenset(unit.heads): row for unit, row in zip(units, found, strict=True)}
-            self.layer_forwards += sum(self.sweep.cost(unit) for unit in units)
+        for first in range(0, len(units), KEPT_TOGETHER):
+            some = units[first : first + KEPT_TOGETHER]
+            for unit, row in zip(some, self.sweep.ablated(some, self.replacement, slice(None)), strict=True):
+                self._known[frozenset(unit.heads)] = row
+            self.layer_forwards += sum(self.sweep.cost(unit) for unit in some)
+            self.progress(first + len(some), len(units), f"{self.task.name}, sets of heads")
         return np.stack([self._known[members] for members in asked])
 
     def kept(self, sets: Sequence[Iterable[Head]]) -> Float[np.ndarray, "sets n"]:

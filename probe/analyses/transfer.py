@@ -11,7 +11,8 @@ from jaxtyping import Float
 from torch import nn
 from transformers import PreTrainedModel
 
-from probe.analyses.head_faithfulness import carried, faithfulness, random_circuits
+from probe.analyses.faithfulness import carried, faithfulness
+from probe.analyses.head_faithfulness import random_circuits
 from probe.analyses.head_runs import HeadRuns
 from probe.analyses.retrieval_ablation import matched_draw
 from probe.analyses.units import Head

@@ -8,7 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from probe.analyses.head_faithfulness import carried, faithfulness, head_curve, random_circuits
+from probe.analyses.faithfulness import carried, faithfulness
+from probe.analyses.head_faithfulness import head_curve, random_circuits
 from probe.analyses.head_runs import HeadRuns
 from probe.errors import TokensError
 from probe.models import load
