@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from probe.analyses.overlap import Overlap
-from probe.analyses.repair import Repair
 from probe.findings import Finding
 from probe.plots_ablation import LEVEL
 from probe.plots_overlap import pair_table
 from probe.table import head_name
 from probe.text import number, with_interval
+
+if TYPE_CHECKING:
+    from probe.analyses.repair import Repair
 
 SHOWN = 6
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import html
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from probe.analyses.transfer import PartEffect, Transfer
 from probe.plots import COLOURS, DIVERGING, INK, look
 from probe.plots_overlap import word_matrix
 from probe.text import number, with_interval
+
+if TYPE_CHECKING:
+    from probe.analyses.transfer import PartEffect, Transfer
 
 
 def transfer_table(found: Sequence[Transfer]) -> pd.DataFrame:

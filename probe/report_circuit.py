@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import plotly.graph_objects as go
 
 from probe.analyses.overlap import Overlap
-from probe.analyses.repair import Repair
 from probe.chapter import Chapter
 from probe.circuit import Circuit
 from probe.errors import ResultsError
@@ -20,19 +19,33 @@ from probe.findings_overlap import overlap_findings, overlap_limits, overlap_unc
 from probe.markup import Html
 from probe.report import write_report
 from probe.sections_circuit import circuit_figures, circuit_section
+from probe.sections_circuit_tests import completeness_chapter
 from probe.sections_overlap import matrix_figures, matrix_sections, overlap_figures, overlap_section
 from probe.table import HeadTable
 
+if TYPE_CHECKING:
+    from probe.analyses.circuit_tests import Completeness, Minimality
+    from probe.analyses.repair import Repair
 
-def write_circuit_report(circuit: Circuit, folder: str | Path, *, command: str | None = None) -> Path:
+
+def write_circuit_report(
+    circuit: Circuit,
+    folder: str | Path,
+    *,
+    completeness: Sequence[Completeness] = (),
+    minimality: Sequence[Minimality] = (),
+    command: str | None = None,
+) -> Path:
     """Write `report.html` of one circuit into `folder`, whole or not at all, and return its path.
 
-    command: the command that makes it again. Raises ResultsError where the disk refuses.
+    completeness, minimality: of `analyses.circuit_tests`; without either the page has no section for them. command: the
+    command that makes it again. Raises ResultsError where the disk refuses.
     """
     title = f"The circuit of {circuit.task} in {circuit.model}"
-    return write_report(
-        circuit_table([circuit]), folder, command=command, chapters=[circuit_chapter([circuit])], title=title
-    )
+    chapters = [circuit_chapter([circuit])]
+    if completeness or minimality:
+        chapters.append(completeness_chapter(circuit, completeness, minimality))
+    return write_report(circuit_table([circuit]), folder, command=command, chapters=chapters, title=title)
 
 
 def write_matrix_report(

@@ -16,11 +16,9 @@ from probe.analyses.effect_columns import with_effects
 from probe.analyses.effects import Effects
 from probe.analyses.overlap import Overlap, overlap
 from probe.analyses.removal_curve import RemovalCurve
-from probe.analyses.transfer import PartEffect
 from probe.analyses.units import Unit
 from probe.circuit import Circuit, CircuitEdge, CircuitNode, CurvePoint
 from probe.graph import Graph
-from probe.plots_transfer import removed_table
 from probe.table import HeadTable, head_name
 from probe.task_study import TaskStudy
 from probe.tasks.baseline import Baseline
@@ -360,13 +358,12 @@ def transfer_table() -> pd.DataFrame:
 @pytest.fixture(scope="session")
 def removed() -> pd.DataFrame:
     """IOI without the heads that it shares with induction, and without those of either alone."""
-    parts = (("shared", ((1, 2), (3, 4)), 2.0), ("only_a", ((5, 6),), 0.4), ("only_b", ((7, 8),), 0.05))
-    found = [
-        PartEffect("ioi", part, heads, effect, effect - 0.2, effect + 0.2, effect / 4, effect / 4 - 0.05,
-                   effect / 4 + 0.05, np.array([0.4, 0.8]), 0.3)
-        for part, heads, effect in parts
-    ]  # fmt: skip
-    return removed_table("ioi", "induction", found)
+    rows = [
+        ("ioi", "induction", "ioi", part, heads, lost, lost - 0.05, lost + 0.05, 0.15, 0.1, 0.2, 0.3)
+        for part, heads, lost in (("shared", 2, 0.5), ("only ioi", 1, 0.1), ("only induction", 1, 0.0125))
+    ]
+    spread = [f"{name}{end}" for name in ("lost", "random") for end in ("", "_low", "_high")]
+    return pd.DataFrame(rows, columns=["a", "b", "task", "part", "heads", *spread, "p"])
 
 
 @pytest.fixture(scope="session")

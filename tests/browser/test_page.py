@@ -6,9 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
+from probe.analyses.overlap import Overlap
+from probe.circuit import Circuit
 from probe.report import write_report
+from probe.report_circuit import write_circuit_report, write_matrix_report
 from probe.table import HeadTable
 
 pytestmark = pytest.mark.browser
@@ -172,3 +176,68 @@ def test_a_study_has_no_roles_to_choose_and_shows_q(browser: Any, study_report: 
     hover = browser.run("document.querySelector('[data-figure=map]').data[0].text[18][6]")
     assert hover.startswith("<b>L18H6</b><br>ablation_ioi 1.83 [")
     assert "<br>q = " in hover
+
+
+@pytest.fixture(scope="module")
+def circuit_page(tmp_path_factory: pytest.TempPathFactory, several_circuits: tuple[Circuit, ...]) -> Path:
+    return write_circuit_report(several_circuits[0], tmp_path_factory.mktemp("circuit"))
+
+
+@pytest.fixture(scope="module")
+def matrix_page(
+    tmp_path_factory: pytest.TempPathFactory,
+    several_circuits: tuple[Circuit, ...],
+    several_overlaps: tuple[Overlap, ...],
+    transfer_table: pd.DataFrame,
+    removed: pd.DataFrame,
+) -> Path:
+    folder = tmp_path_factory.mktemp("matrix")
+    return write_matrix_report(several_circuits, several_overlaps, folder, transfer=transfer_table, removed=removed)
+
+
+@pytest.mark.parametrize(("width", "height", "mobile"), [(1280, 800, False), (390, 844, True), (320, 600, True)])
+def test_circuits_are_drawn_whole_and_never_scroll_sideways(
+    browser: Any, circuit_page: Path, matrix_page: Path, width: int, height: int, mobile: bool
+) -> None:
+    for path, figures in ((circuit_page, 4), (matrix_page, 13)):
+        browser.size(width, height, mobile)
+        browser.open(path)
+        assert browser.complaints() == []
+        assert browser.run("document.querySelectorAll('[data-figure]').length") == figures
+        assert browser.run("document.querySelectorAll('[data-figure] svg.main-svg').length") >= figures
+        assert browser.run("document.documentElement.scrollWidth") <= width
+        outside = (
+            "[...document.querySelectorAll('main *')].filter((e) => !e.closest('.scroll, .wide, svg') && "
+            "e.getBoundingClientRect().right > document.documentElement.clientWidth + 1).length"
+        )
+        assert browser.run(outside) == 0
+
+
+PRESS = """(() => {
+  const place = document.querySelector('[data-figure=circuit_graph_0]');
+  place.emit('plotly_click', {points: [{customdata: 'a18.h6'}]});
+  return place.layout.meta.edges.map(([trace, from, to]) => [place.data[trace].opacity, from, to]);
+})()"""
+
+
+def test_pressing_a_part_leaves_its_own_edges(browser: Any, circuit_page: Path) -> None:
+    browser.size(1280, 800)
+    browser.open(circuit_page)
+    seen = browser.run(PRESS)
+    assert any(edge[0] > 0.4 for edge in seen)
+    assert all((edge[0] > 0.4) == ("a18.h6" in edge[1:]) for edge in seen)
+    # Pressed again, all are back.
+    assert all(edge[0] > 0.4 for edge in browser.run(PRESS))
+
+
+def test_labels_of_parts_do_not_cover_each_other(browser: Any, circuit_page: Path) -> None:
+    browser.size(1280, 800)
+    browser.open(circuit_page)
+    boxes = browser.run(
+        "[...document.querySelectorAll('[data-figure=circuit_graph_0] .annotation .bg')].map((e) => "
+        "{ const b = e.getBoundingClientRect(); return [b.left, b.right, b.top, b.bottom]; })"
+    )
+    assert len(boxes) > 30
+    for index, one in enumerate(boxes):
+        for other in boxes[index + 1 :]:
+            assert one[1] <= other[0] or other[1] <= one[0] or one[3] <= other[2] or other[3] <= one[2]

@@ -22,8 +22,8 @@ def test_all_of_a_chapter_stands_on_the_page(head_table: HeadTable) -> None:
     text = page(bare, None, None, chapters=[own, Chapter()], title="A title <b>")
     body = re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", re.sub(r"<(script|style).*?</\1>", "", text, flags=re.S)))
     for sentence in (
-        "A title &lt;b&gt;", "4 heads in 2 layers. Read twice.", "A finding", "Seven.", "Brackets are wide.", "Own part",
-        "A line.", "Conclude nothing.", "Score of the head in the circuit of ioi",
+        "A title &lt;b&gt;", "4 heads in 2 layers. Read twice.", "A finding", "Seven.", "Brackets are wide.",
+        "Own part", "A line.", "Conclude nothing.", "Score of the head in the circuit of ioi",
     ):  # fmt: skip
         assert sentence in body
     assert '"own_figure":' in text

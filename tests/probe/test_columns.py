@@ -51,3 +51,11 @@ def test_an_effect_is_described_by_its_name_and_the_table() -> None:
     assert alone.unit == "unit of the task's metric"
     assert describe("ablation_ioi@scale:0.5.exact").title.endswith("(scale:0.5 ablation, exact)")
     assert describe("ablation_ioi", about).title == "What removing the head costs on ioi"
+
+
+def test_a_circuit_score_is_described_by_its_name_and_the_table() -> None:
+    told = describe("circuit_ioi", {"circuits": {"circuit_ioi": {"metric": "logit_diff", "method": "eap-ig"}}})
+    assert told.title == "Score of the head in the circuit of ioi"
+    assert told.unit == "logits"
+    assert "logit_diff loses without the head (eap-ig)" in told.formula
+    assert describe("circuit_ioi").unit == "the metric"

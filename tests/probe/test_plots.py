@@ -81,3 +81,15 @@ def test_scatter_has_one_point_a_head(head_table: HeadTable) -> None:
 def test_figures_of_one_table_are_equal_bytes(head_table: HeadTable) -> None:
     first, second = (plots.received(head_table, [3, 4]).to_json() for _ in range(2))
     assert first == second
+
+
+def test_words_on_a_colour_can_be_read() -> None:
+    assert plots.ink_on("#08306b") == plots.ink_on("#000000") == "white"
+    assert plots.ink_on("#ffffff") == plots.ink_on("#E69F00") == plots.INK
+    assert plots.ink_on("#767676") == "white"
+
+
+def test_a_scale_has_a_colour_at_every_share() -> None:
+    assert plots.colour_at(plots.SEQUENTIAL, 0) == "#f7fbff"
+    assert plots.colour_at(plots.SEQUENTIAL, 2) == "#08306b"
+    assert plots.colour_at([[0, "#000000"], [1, "#ff8000"]], 0.5) == "#804000"

@@ -36,12 +36,15 @@ def test_words_in_cells_can_be_read(transfer_table: pd.DataFrame) -> None:
 
 
 def test_removed_parts_are_shares_of_what_all_heads_do(removed: pd.DataFrame) -> None:
-    first = removed.iloc[0]
-    assert first["part"] == "shared"
-    assert removed["part"].tolist() == ["shared", "only ioi", "only induction"]
-    # The effect of 2 logits is a share of 0.5, so that draws of 0.4 and 0.8 logits are 0.1 and 0.2.
-    assert (first["lost"], first["random_low"], first["random_high"]) == (0.5, pytest.approx(0.1), pytest.approx(0.2))
-    assert first["random"] == pytest.approx(0.15)
+    parts = (("shared", ((1, 2), (3, 4)), 2.0), ("only_a", ((5, 6),), 0.4), ("only_b", ((7, 8),), 0.05))
+    draws = np.array([0.4, 0.8])
+    found = [
+        PartEffect("ioi", part, heads, effect, effect - 0.2, effect + 0.2, effect / 4, effect / 4 - 0.05,
+                   effect / 4 + 0.05, draws, 0.3)
+        for part, heads, effect in parts
+    ]  # fmt: skip
+    # An effect of 2 logits is a share of 0.5, so that draws of 0.4 and 0.8 logits are 0.1 and 0.2.
+    pd.testing.assert_frame_equal(removed_table("ioi", "induction", found), removed)
 
 
 def test_a_part_that_loses_nothing_leaves_its_draws_without_a_share() -> None:
