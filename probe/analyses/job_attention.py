@@ -57,12 +57,13 @@ class Looks:
 def looks(running: Running, prompts: Sequence[Prompt]) -> Looks:
     """Observe the clean prompts once. Memory: a batch's rows at named and judged places, beside one forward."""
     ids = clean_ids(prompts)
-    patterns = _Patterns(ids)
+    names = tuple(dict.fromkeys(name for prompt in prompts for name in prompt.positions))  # the same in every batch
+    patterns = _Patterns(ids, names)
     kept: dict[str, dict[int, list[Tensor]]] = {}
 
     def see(call: AttentionCall, _z: Tensor, rows: slice) -> None:
         part = prompts[rows]
-        found = {**_targets(call, part, ids[rows]), **patterns.of(call, part, rows)}
+        found = {**_targets(call, part, ids[rows], names), **patterns.of(call, part, rows)}
         for name, value in found.items():
             kept.setdefault(name, {}).setdefault(call.site.layer, []).append(value.double().cpu())
 
@@ -85,14 +86,13 @@ def right_tokens(prompt: Prompt) -> list[tuple[int, set[int]]]:
 
 
 def _targets(
-    call: AttentionCall, prompts: Sequence[Prompt], ids: Int[Tensor, "b T"]
+    call: AttentionCall, prompts: Sequence[Prompt], ids: Int[Tensor, "b T"], names: Sequence[str]
 ) -> dict[str, Float[Tensor, "b H"]]:
     """The masses that depend on what a place is called or holds."""
     named = sorted({at for p in prompts for at in (*p.positions.values(), *p.metric_positions)})
     weights = call.pattern(torch.tensor(named), dtype=torch.promote_types(call.q.dtype, torch.float32)).cpu()
     row = {place: index for index, place in enumerate(named)}
     heads = call.q.shape[1]
-    names = list(dict.fromkeys(name for p in prompts for name in p.positions))
     pairs = [(a, b) for a in names for b in names if a != b]
     keys = [*(f"attention:{a}>{b}" for a, b in pairs), *ANSWERS]
     found = {key: torch.full((len(prompts), heads), torch.nan) for key in keys}
@@ -128,8 +128,8 @@ def _at_answers(
 class _Patterns:
     """One back, at earlier copies, at what followed them: streamed over all rows."""
 
-    def __init__(self, ids: Int[Tensor, "n T"]) -> None:
-        self._ids = ids
+    def __init__(self, ids: Int[Tensor, "n T"], names: Sequence[str]) -> None:
+        self._names = names
         before = torch.cat([torch.full_like(ids[:, :1], -1), ids[:, :-1]], 1)
         once = _copies(ids) == 1
         # Labels below 0 match nothing: only rows whose token came exactly once before look for it.
@@ -149,13 +149,12 @@ class _Patterns:
         asked = Request(lookups=lookups, bands=0, parts=False, distances=False)
         statistics = observed(call, asked)[1]
         mass = {"previous_token": statistics.previous, **statistics.lookup}
-        names = list(dict.fromkeys(name for p in prompts for name in p.positions))
         found: dict[str, Tensor] = {}
         for pattern in PATTERNS:
             own, counts = mass[pattern].cpu(), self._counts[pattern][rows]
             found[pattern] = _mean(own, counts)
             # One row's token before is often the first of the prompt, where heads rest: that says nothing.
-            for name in (*names, JUDGED) if pattern != "previous_token" else ():
+            for name in (*self._names, JUDGED) if pattern != "previous_token" else ():
                 found[f"{pattern}@{name}"] = _mean(own, counts & _rows_of(prompts, name, counts))
         return found
 
