@@ -11,6 +11,7 @@ from probe.analyses.overlap import Overlap
 from probe.findings import Finding
 from probe.plots_ablation import LEVEL
 from probe.plots_overlap import pair_table
+from probe.plots_transfer import SHARED
 from probe.table import head_name
 from probe.text import number, with_interval
 
@@ -113,7 +114,7 @@ def _transfer(transfer: pd.DataFrame) -> Finding:
 
 def _removed(removed: pd.DataFrame) -> Finding:
     """Pairs of which removing the shared heads costs both tasks more than random heads would."""
-    frame = removed[removed["part"] == "shared"].assign(above=lambda part: part["lost_low"] > part["random_high"])
+    frame = removed[removed["part"] == SHARED].assign(above=lambda part: part["lost_low"] > part["random_high"])
     both = frame.groupby(["a", "b"], sort=False)["above"].agg(["all", "size"])
     pairs = int((both["all"] & (both["size"] == 2)).sum())
     text = (

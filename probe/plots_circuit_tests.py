@@ -83,8 +83,10 @@ def minimality_marks(found: Sequence[Minimality], metric: str) -> go.Figure:
                 "color": [COLOURS[0] if needed(one) else "white" for one in ordered]},
     )  # fmt: skip
     look(figure, f"lost without the head, {METRIC_UNITS.get(metric, metric)}", "", height=110 + 20 * len(ordered))
+    low, high = min([0.0, *(one.loss.low for one in ordered)]), max([0.0, *(one.loss.high for one in ordered)])
+    figure.update_xaxes(range=[low - 0.03 * (high - low), high + 0.03 * (high - low)])
     figure.add_vline(x=0, line={"color": INK, "width": 1})
-    return figure.update_yaxes(autorange="reversed", type="category", title=None, dtick=1)
+    return figure.update_yaxes(type="category", title=None, dtick=1, range=[len(ordered) - 0.4, -0.6])
 
 
 def needed(one: Minimality) -> bool:

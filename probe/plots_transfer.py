@@ -17,6 +17,8 @@ from probe.text import number, with_interval
 if TYPE_CHECKING:
     from probe.analyses.transfer import PartEffect, Transfer
 
+SHARED = "shared heads"
+
 
 def transfer_table(found: Sequence[Transfer]) -> pd.DataFrame:
     """One row a circuit and task.
@@ -63,7 +65,7 @@ def removed_table(a: str, b: str, found: Sequence[PartEffect]) -> pd.DataFrame:
     with all heads replaced; `random`, `_low`, `_high`: mean and range of the draws, in the same share; `p` for losing
     more than the draws. Draws have no share (NaN) where the part itself loses nothing at all.
     """
-    words = {"shared": "shared", "only_a": f"only {a}", "only_b": f"only {b}"}
+    words = {"shared": SHARED, "only_a": f"heads of {a} alone", "only_b": f"heads of {b} alone"}
     rows = []
     for one in found:
         unit = one.share / one.effect if one.effect else np.nan
@@ -77,31 +79,39 @@ def removed_table(a: str, b: str, found: Sequence[PartEffect]) -> pd.DataFrame:
 def removed_marks(removed: pd.DataFrame) -> go.Figure:
     """What each task loses without the shared heads and those of one circuit alone, beside random heads.
 
-    removed: `removed_table`, of one pair or several. Line: 95 % interval over prompts; grey bar: range of the draws of
-    random heads. Filled: the whole interval lies above all draws.
+    removed: `removed_table`, of one pair or several, each then under its name. Line: 95 % interval over prompts; grey
+    bar: range of the draws of random heads. Filled: the whole interval lies above all draws.
     """
-    frame = removed.reset_index(drop=True)
+    frame, places, labels = removed.reset_index(drop=True), list[int](), list[str]()
     several = len(frame[["a", "b"]].drop_duplicates()) > 1
-    labels = [
-        html.escape((f"{row['a']}, {row['b']} · " if several else "") + f"{row['task']} without {row['part']}")
-        + f" ({row['heads']})"
-        for row in frame.to_dict("records")
-    ]
+    for row in frame.index:
+        if several and (row == 0 or tuple(frame.loc[row, ["a", "b"]]) != tuple(frame.loc[row - 1, ["a", "b"]])):
+            labels.append(f"<b>{html.escape(frame['a'][row])}, {html.escape(frame['b'][row])}</b>")
+        places.append(len(labels))
+        labels.append(html.escape(f"{frame['task'][row]} without {frame['part'][row]} ({frame['heads'][row]})"))
     figure = go.Figure()
-    for label, row in zip(labels, frame.to_dict("records"), strict=True):
-        figure.add_scatter(x=[row["random_low"], row["random_high"]], y=[label] * 2, mode="lines", showlegend=False,
-                           hoverinfo="skip", line={"color": "#c3cad1", "width": 12})  # fmt: skip
-        figure.add_scatter(x=[row["lost_low"], row["lost_high"]], y=[label] * 2, mode="lines", showlegend=False,
-                           hoverinfo="skip", line={"color": COLOURS[0], "width": 2})  # fmt: skip
+    for name, colour, width in (("random", "#c3cad1", 12), ("lost", COLOURS[0], 2)):
+        x = [value for row in frame.index for value in (frame[f"{name}_low"][row], frame[f"{name}_high"][row], None)]
+        figure.add_scatter(
+            x=x, y=[value for place in places for value in (place, place, None)], mode="lines", showlegend=False,
+            hoverinfo="skip", line={"color": colour, "width": width},
+        )  # fmt: skip
     above = frame["lost_low"] > frame["random_high"]
-    text = [f"lost {with_interval(frame, row, 'lost')}<br>random {with_interval(frame, row, 'random')}"
-            for row in frame.index]  # fmt: skip
+    text = [
+        f"<b>{labels[place]}</b><br>lost {with_interval(frame, row, 'lost')}<br>"
+        f"random heads {with_interval(frame, row, 'random')}"
+        for row, place in enumerate(places)
+    ]
     figure.add_scatter(
-        x=frame["lost"], y=labels, mode="markers", showlegend=False, text=text,
-        hovertemplate="<b>%{y}</b><br>%{text}<extra></extra>",
+        x=frame["lost"], y=places, mode="markers", showlegend=False, text=text, hovertemplate="%{text}<extra></extra>",
         marker={"size": 10, "line": {"color": COLOURS[0], "width": 2},
                 "color": [COLOURS[0] if filled else "white" for filled in above]},
     )  # fmt: skip
-    look(figure, "share of the task lost", "", height=110 + 30 * len(frame))
+    look(figure, "share of the task lost", "", height=90 + 26 * len(labels))
     figure.add_vline(x=0, line={"color": INK, "width": 1})
-    return figure.update_yaxes(autorange="reversed", type="category", title=None)
+    ends = frame[["lost_low", "lost_high", "random_low", "random_high"]].to_numpy(dtype=float)
+    low, high = min(0.0, float(np.nanmin(ends))), max(0.0, float(np.nanmax(ends)))
+    figure.update_xaxes(range=[low - 0.03 * (high - low), high + 0.03 * (high - low)])
+    return figure.update_yaxes(
+        tickvals=list(range(len(labels))), ticktext=labels, range=[len(labels) - 0.4, -0.6], title=None
+    )

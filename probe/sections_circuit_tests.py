@@ -49,7 +49,8 @@ def completeness_chapter(
             "One point a set K of heads. On the dotted line circuit and model do the same without K; below it the "
             "model makes good for K with heads that the circuit lacks."
         )
-        content += [el("h3", "Completeness"), el("p", _COMPLETE), figure("completeness", caption), _sets(completeness)]
+        drawn = figure("completeness", caption), _sets(completeness)
+        content.append(el("div", el("h3", "Completeness"), el("p", _COMPLETE), *drawn))
         figures["completeness"] = completeness_scatter(completeness, circuit.metric)
         findings.append(_complete(circuit, completeness))
     if minimality:
@@ -57,13 +58,13 @@ def completeness_chapter(
             "What the circuit loses without each head, beside the K where that is most; 95 % interval. Filled: 0 is "
             "not in it."
         )
-        content += [el("h3", "Minimality"), el("p", _MINIMAL), figure("minimality", caption)]
+        content.append(el("div", el("h3", "Minimality"), el("p", _MINIMAL), figure("minimality", caption)))
         figures["minimality"] = minimality_marks(minimality, circuit.metric)
         findings.append(_minimal(circuit, minimality))
     title = f"What the circuit of {circuit.task} lacks, and what it could do without"
+    shown = section("tests", title, el("div", *content, class_="pair"))
     return Chapter(
-        findings=findings, sections={"tests": ("Completeness and minimality", section("tests", title, *content))},
-        figures=figures,
+        findings=findings, sections={"tests": ("Completeness and minimality", shown)}, figures=figures,
         limits=["Completeness was tried on some sets of heads, not on all: a set that parts circuit and model may be "
                 "among those that were not."],
     )  # fmt: skip

@@ -360,7 +360,8 @@ def removed() -> pd.DataFrame:
     """IOI without the heads that it shares with induction, and without those of either alone."""
     rows = [
         ("ioi", "induction", "ioi", part, heads, lost, lost - 0.05, lost + 0.05, 0.15, 0.1, 0.2, 0.3)
-        for part, heads, lost in (("shared", 2, 0.5), ("only ioi", 1, 0.1), ("only induction", 1, 0.0125))
+        for part, heads, lost in (("shared heads", 2, 0.5), ("heads of ioi alone", 1, 0.1),
+                                  ("heads of induction alone", 1, 0.0125))
     ]
     spread = [f"{name}{end}" for name in ("lost", "random") for end in ("", "_low", "_high")]
     return pd.DataFrame(rows, columns=["a", "b", "task", "part", "heads", *spread, "p"])

@@ -53,3 +53,14 @@ def test_limits_and_uncertainty(several_overlaps: tuple[Overlap, ...]) -> None:
     assert "how often 500 pairs of random sets" in overlap_uncertainty(several_overlaps)[0]
     noted = replace(several_overlaps[0], notes=("methods differ",))
     assert "ioi, greater_than: methods differ" in overlap_limits([noted])
+
+
+def test_shared_heads_count_where_both_tasks_need_them(removed: pd.DataFrame) -> None:
+    twin = removed.assign(task="induction")
+    (found,) = overlap_findings([], None, pd.concat([removed, twin]))
+    assert found.figure == "1"
+    assert found.heads[0] == "ioi, shared with induction:  0.50 [0.45, 0.55], random 0.15 [0.10, 0.20]"
+    (one_sided,) = overlap_findings([], None, pd.concat([removed, twin.assign(lost_low=0.1)]))
+    assert one_sided.text.startswith("For none of 1 pairs")
+    # Measured on one task only, it cannot be said of both.
+    assert overlap_findings([], None, removed)[0].figure == "0"

@@ -55,10 +55,20 @@ def test_a_part_that_loses_nothing_leaves_its_draws_without_a_share() -> None:
 def test_marks_are_filled_only_above_all_draws(removed: pd.DataFrame) -> None:
     figure = removed_marks(removed)
     points = figure.data[-1]
-    assert list(points.y) == [
-        "ioi without shared (2)", "ioi without only ioi (1)", "ioi without only induction (1)",
+    assert list(figure.layout.yaxis.ticktext) == [
+        "ioi without shared heads (2)", "ioi without heads of ioi alone (1)",
+        "ioi without heads of induction alone (1)",
     ]  # fmt: skip
+    assert list(points.y) == [0, 1, 2]
     assert list(points.x) == [0.5, 0.1, 0.0125]
     assert list(points.marker.color) == ["#0072B2", "white", "white"]
-    two = pd.concat([removed, removed.assign(b="x")])
-    assert removed_marks(two).data[-1].y[-1] == "ioi, x · ioi without only induction (1)"
+    low, high = figure.layout.xaxis.range
+    assert low < -0.0375
+    assert high > 0.55
+
+
+def test_several_pairs_stand_each_under_its_name(removed: pd.DataFrame) -> None:
+    figure = removed_marks(pd.concat([removed, removed.assign(b="<x>")]))
+    labels = figure.layout.yaxis.ticktext
+    assert (labels[0], labels[4]) == ("<b>ioi, induction</b>", "<b>ioi, &lt;x&gt;</b>")
+    assert list(figure.data[-1].y) == [1, 2, 3, 5, 6, 7]

@@ -64,4 +64,4 @@ def test_pairs_and_parts_stand_in_figures(
     pair = words(overlap_section(noisy)["overlap-0"][1])
     assert "share 16.5 of 18 heads of ioi and 15.0 of 17 of greater_than" in pair
     assert "ioi induction 0.20 [0.080, 0.32] 0.050 [-0.020, 0.10] 0.30" in text["transfer"]
-    assert "ioi, induction ioi shared 2 0.50 [0.45, 0.55] 0.15 [0.10, 0.20] 0.30" in text["removed"]
+    assert "ioi, induction ioi shared heads 2 0.50 [0.45, 0.55] 0.15 [0.10, 0.20] 0.30" in text["removed"]
