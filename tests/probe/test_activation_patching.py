@@ -131,3 +131,16 @@ def test_bad_requests_are_refused(model, make_task):
     same = replace(task, prompts=tuple(replace(p, corrupted_ids=p.clean_ids) for p in task.prompts))
     with pytest.raises(TokensError, match="have the same logit_diff"):
         activation_patch(loaded, same, positions=[1])
+
+
+@pytest.mark.real
+def test_on_a_real_model_induction_acts_at_s2_and_inhibition_at_the_end():
+    loaded = load("smollm2-135m")
+    task = build("ioi", loaded, prompts=3)
+    found = activation_patch(loaded, task, heads=[(17, 4), (20, 0), (20, 3)])
+    share = dict(zip(found.places, found.normalised.T, strict=True))
+    # 1: nothing taken away. Before S2 the twins are one.
+    assert all(share[place] == pytest.approx(1) for place in ("IO", "S1", "S1+1"))
+    assert share["S2"][0] < 0.8
+    assert share["END"][1] < 0.8
+    assert abs(1 - np.array([share["END"][0], share["S2"][1], share["S2"][2], share["END"][2]])).max() < 0.05

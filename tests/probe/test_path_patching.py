@@ -12,11 +12,14 @@ from probe.analyses import path_patching as module
 from probe.analyses.path_patching import path_patch
 from probe.errors import ResultsError, TokensError
 from probe.models import load
+from probe.planted_circuits import planted_task, planted_truth
 from probe.tasks.build import build
 from probe.tasks.metrics import measure
 
 HEADS = ("a0.h0", "a0.h3", "a1.h1", "a1.h2")
 PLACE = 4
+EDGE = 0.4
+"""Share of the difference between twins that a planted edge carries at least: the negative head's strength."""
 
 
 class Naive:
@@ -272,6 +275,35 @@ def test_only_planted_edges_carry(receivers, position, sender):
         assert share.pop(sender) > 0.9
     # Saturated heads: others change a score of some tens by the rounding of the stream, and the norm by a percent.
     assert max(map(abs, share.values())) < 0.02
+
+
+def test_planted_circuits_show_their_edges_and_no_others():
+    """Every edge from head to head or logits, with grouped keys and values: planted ones carry, others do not."""
+    loaded, task, truth = load("planted-circuits"), planted_task("recall", prompts=4), planted_truth("recall")
+    edges = {edge: sign for edge, sign in truth.edges.items() if edge[0] != "input" and edge[0][0] != "m"}
+    for receiver in sorted({target for _, target in edges}):
+        found = path_patch(loaded, task, receiver)
+        share = dict(zip(found.senders, found.normalised, strict=True))
+        for (source, target), sign in edges.items():
+            if target == receiver:
+                assert sign * share.pop(source) > EDGE, (source, target)
+        # Others: what the norms' scale and a sleeping backup move.
+        assert max(map(abs, share.values())) < 0.01, (receiver, share)
+
+
+@pytest.mark.real
+def test_on_a_real_model_inhibition_reaches_the_movers_through_their_queries():
+    loaded = load("smollm2-135m")
+    task = build("ioi", loaded, prompts=3)
+    movers = [f"a23.h{head}<q>" for head in (0, 3, 7)]
+    found = path_patch(loaded, task, movers, senders=("a20.h0", "a20.h3", "a19.h2", "a22.h0"), position="END")
+    share = dict(zip(found.senders, found.normalised, strict=True))
+    assert share["a20.h0"] > 0.1
+    assert max(abs(share[name]) for name in ("a20.h3", "a22.h0")) < 0.02
+    direct = path_patch(loaded, task, senders=("a20.h0", "a23.h3", "a24.h4"), position="END").normalised
+    assert abs(direct[0]) < 0.05
+    assert direct[1] > 0.3
+    assert direct[2] < -0.1
 
 
 def test_bad_requests_are_refused(model, make_task):
