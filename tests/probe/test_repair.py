@@ -135,3 +135,14 @@ def test_movers_of_smollm2_bring_the_name_that_they_are_made_to_look_at():
     assert force_attention(loaded, task, movers, to=["S1"]).change().high < 0
     assert force_attention(loaded, task, against, to=["IO"]).change().high < 0
     assert force_attention(loaded, task, against, to=["S1"]).change().low > 0
+
+
+@pytest.mark.real
+def test_ioi_heads_of_smollm2_made_to_look_at_the_wrong_colours_repair_coloured_objects():
+    """The four-head intervention: heads that speak against S2 in IOI speak against the colours that they are shown."""
+    loaded = load("smollm2-135m")
+    task = build("colored_objects", loaded, prompts=12)
+    found = force_attention(loaded, task, [(23, 3), (19, 2), (20, 0)], to=["WRONG1", "WRONG2"])
+    before, after = found.accuracy()
+    assert found.change().low > 0
+    assert after.mean > before.mean
