@@ -14,10 +14,15 @@ if TYPE_CHECKING:
     from probe.analyses.ablation import Ablation as Ablation
     from probe.analyses.ablation import ablate as ablate
     from probe.analyses.needles import Needle as Needle
+    from probe.analyses.overlap import overlap as overlap
     from probe.analyses.removal import RemovalPlan as RemovalPlan
+    from probe.analyses.repair import repair as repair
     from probe.analyses.retrieval import retrieval as retrieval
     from probe.analyses.retrieval_ablation import AblationPlan as AblationPlan
     from probe.analyses.retrieval_result import RetrievalResult as RetrievalResult
+    from probe.analyses.transfer import transfer as transfer
+    from probe.circuit_plan import CircuitPlan as CircuitPlan
+    from probe.circuit_study import circuit as circuit
     from probe.errors import ModelError as ModelError
     from probe.errors import ProbeError as ProbeError
     from probe.errors import ResultsError as ResultsError
@@ -44,10 +49,15 @@ if TYPE_CHECKING:
 _HOMES = {
     "probe.analyses.ablation": ("Ablation", "ablate"),
     "probe.analyses.needles": ("Needle",),
+    "probe.analyses.overlap": ("overlap",),
     "probe.analyses.removal": ("RemovalPlan",),
+    "probe.analyses.repair": ("repair",),
     "probe.analyses.retrieval": ("retrieval",),
     "probe.analyses.retrieval_ablation": ("AblationPlan",),
     "probe.analyses.retrieval_result": ("RetrievalResult",),
+    "probe.analyses.transfer": ("transfer",),
+    "probe.circuit_plan": ("CircuitPlan",),
+    "probe.circuit_study": ("circuit",),
     "probe.errors": ("ModelError", "ProbeError", "ResultsError", "StudyError", "TokensError"),
     "probe.look": ("pattern", "top_pairs"),
     "probe.models": ("Loaded", "list_models", "load"),

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, cast
 
 import typer
 
-from probe.cli_circuit import overlap
+from probe.cli_circuit import circuit, matrix, overlap
 from probe.cli_options import (
     Bos,
     Context,
@@ -162,7 +162,9 @@ def models(as_json: Json = False) -> None:
 app.command()(ablate)
 app.command("run")(run_study)
 app.command()(tasks)
+app.command()(circuit)
 app.command()(overlap)
+app.command()(matrix)
 
 
 def _job(command: str, model: str, out: Path, **asked: Any) -> Job:

@@ -1,24 +1,161 @@
-"""The commands for circuits: what two of them share (`overlap`)."""
+"""The commands for circuits: find one (`circuit`), compare two (`overlap`), or those of many tasks (`matrix`)."""
 
 from __future__ import annotations
 
 import json
+import shlex
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from probe.cli_options import Fresh, Json, Seed, visible
+from probe.cli_options import Device, Dtype, Fresh, Json, Model, Out, Seed, visible
+from probe.progress import on_terminal
 
 if TYPE_CHECKING:
     from probe.analyses.overlap import Overlap
     from probe.analyses.overlap_chance import Measure
+    from probe.circuit_folder import Ready
+    from probe.circuit_plan import CircuitPlan
+    from probe.models import Loaded
 
 OVERLAP_FILE = "overlap.json"
 
 CircuitFile = Annotated[Path, typer.Argument(help="A circuit file that `probe circuit` wrote.")]
 Folder = Annotated[Path | None, typer.Option(help=f"Folder to write {OVERLAP_FILE} into.")]
 Draws = Annotated[int, typer.Option(help="Random circuits of the same layers to compare with.")]
+Task = Annotated[str, typer.Option(help="A task with corrupted twins; see `probe tasks`.")]
+Tasks = Annotated[str, typer.Option(help="Two tasks or more, with commas between; see `probe tasks`.")]
+Prompts = Annotated[int, typer.Option(help="Prompts that score the parts.")]
+Judged = Annotated[int, typer.Option(help="Other prompts, at most, that faithfulness is measured on.")]
+Method = Annotated[str, typer.Option(help="How edges are scored: eap-ig, or eap.")]
+Heads = Annotated[str, typer.Option("--heads", help="How heads are ranked: as their edges, or exact (slow).")]
+Steps = Annotated[int, typer.Option(help="Steps of the path of eap-ig.")]
+Faithful = Annotated[float, typer.Option(help="How much of the task a circuit must do.")]
+Tests = Annotated[bool, typer.Option("--tests", help="Test the heads for completeness and minimality too.")]
+Corruption = Annotated[str | None, typer.Option(help="How the corrupted twins are made. Default: the task's own.")]
+Metric = Annotated[str | None, typer.Option(help="What is measured. Default: the task's own.")]
+Length = Annotated[int | None, typer.Option(help="Tokens of a prompt, for tasks that can choose.")]
+Anyway = Annotated[bool, typer.Option("--anyway", help="Go on with a task that the model cannot do.")]
+
+
+def circuit(
+    model: Model,
+    task: Task,
+    out: Out,
+    prompts: Prompts = 64,
+    judged: Judged = 32,
+    method: Method = "eap-ig",
+    head_method: Heads = "",
+    steps: Steps = 5,
+    faithful: Faithful = 0.8,
+    tests: Tests = False,
+    corruption: Corruption = None,
+    metric: Metric = None,
+    length: Length = None,
+    seed: Seed = 0,
+    dtype: Dtype = "float32",
+    device: Device = "cpu",
+    anyway: Anyway = False,
+    fresh: Fresh = False,
+    as_json: Json = False,
+) -> None:
+    """Find the heads and edges that a task runs on, and how much of it they do; stopped, it goes on where it was."""
+    from probe.circuit_folder import circuit_folder
+    from probe.circuit_plan import CircuitPlan
+    from probe.circuit_summary import circuit_lines, circuit_summary
+    from probe.models import load
+
+    plan = CircuitPlan(method, head_method, steps, faithful, judged, tests=tests, seed=seed)
+    loaded = load(model, dtype=dtype, device=device)
+    asked = _ready(loaded, task, plan, prompts, anyway, corruption=corruption, metric=metric, length=length)
+    with on_terminal() as progress:
+        found = circuit_folder(asked, out, fresh=fresh, say=_say, progress=progress, command=_command())
+    if as_json:
+        print(json.dumps(circuit_summary(found.circuit), allow_nan=False))
+        return
+    for line in circuit_lines(found.circuit):
+        print(visible(line))
+    print(visible(f"{out}: circuit.json, report.html, edges.parquet, nodes.parquet, heads.parquet, run.json"))
+
+
+def matrix(
+    model: Model,
+    tasks: Tasks,
+    out: Out,
+    prompts: Prompts = 64,
+    judged: Judged = 32,
+    method: Method = "eap-ig",
+    head_method: Heads = "",
+    steps: Steps = 5,
+    faithful: Faithful = 0.8,
+    tests: Tests = False,
+    draws: Draws = 10,
+    seed: Seed = 0,
+    dtype: Dtype = "float32",
+    device: Device = "cpu",
+    fresh: Fresh = False,
+    as_json: Json = False,
+) -> None:
+    """Find the circuits of several tasks, and say what every pair shares and what sharing does."""
+    from probe.circuit_matrix import matrix as compare
+    from probe.circuit_plan import CircuitPlan
+    from probe.circuit_summary import circuit_lines, circuit_summary
+    from probe.errors import TokensError
+    from probe.models import load
+
+    plan = CircuitPlan(method, head_method, steps, faithful, judged, tests=tests, seed=seed)
+    loaded = load(model, dtype=dtype, device=device)
+    asked, not_done = [], {}
+    names = [name.strip() for name in tasks.split(",")]
+    for name in names:
+        _check_task(name)
+    for name in names:
+        try:
+            asked.append(_ready(loaded, name, plan, prompts, False))
+        except TokensError as error:
+            not_done[name] = str(error)
+            _say(f"{name} is not done: {error}")
+    with on_terminal() as progress:
+        found = compare(
+            asked, out, not_done=not_done, draws=draws, fresh=fresh, say=_say, progress=progress, command=_command()
+        )
+    if as_json:
+        document = {"circuits": [circuit_summary(one) for one in found.circuits], "not_done": not_done,
+                    "overlaps": [one.json() for one in found.overlaps]}  # fmt: skip
+        print(json.dumps(document, allow_nan=False))
+        return
+    for one in found.circuits:
+        print(visible(circuit_lines(one)[0]))
+    for pair in found.overlaps:
+        print(visible(pair.sentence))
+    print(visible(f"{out}: report.html, matrix.json, transfer.parquet, removed.parquet, one folder a task"))
+
+
+def _ready(loaded: Loaded, name: str, plan: CircuitPlan, prompts: int, anyway: bool, **how: Any) -> Ready:
+    from probe.circuit_folder import ready
+    from probe.tasks.build import build
+
+    _check_task(name)
+    return ready(loaded, build(name, loaded, prompts=prompts, seed=plan.seed, **how), plan, anyway=anyway, say=_say)
+
+
+def _check_task(name: str) -> None:
+    from probe.errors import StudyError
+    from probe.tasks.build import TASKS
+
+    if name not in TASKS:
+        raise StudyError(f"unknown task {name!r}; known are {', '.join(TASKS)}")
+
+
+def _command() -> str:
+    """The command that was given, to be given again."""
+    return shlex.join(["probe", *sys.argv[1:]])
+
+
+def _say(line: str) -> None:
+    print(visible(line), file=sys.stderr)
 
 
 def overlap(

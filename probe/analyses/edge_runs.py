@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 
 import numpy as np
@@ -11,12 +11,10 @@ from jaxtyping import Bool, Float
 
 from probe.analyses.edge_circuit import edge_metric
 from probe.analyses.graph_model import GraphModel
+from probe.analyses.known import Known
 from probe.models import Loaded
 from probe.progress import Progress, silent
 from probe.tasks.task import Task
-
-EdgesKnown = MutableMapping[str, Float[np.ndarray, "n"]]
-"""What a task scores with each circuit, by `edges_key`."""
 
 KEPT_TOGETHER = 6
 """Circuits that are run before their results are handed over: what a stop can cost."""
@@ -30,13 +28,13 @@ class EdgeRuns:
     """
 
     def __init__(
-        self, loaded: Loaded, task: Task, *, model: GraphModel | None = None, known: EdgesKnown | None = None
+        self, loaded: Loaded, task: Task, *, model: GraphModel | None = None, known: Known[str] | None = None
     ) -> None:
         self.loaded, self.task, self.mode = loaded, task, "resample"
         self.model = GraphModel(loaded) if model is None else model
         self.progress: Progress = silent
         self.circuits = 0
-        self._known: EdgesKnown = {} if known is None else known
+        self._known: Known[str] = {} if known is None else known
 
     def kept(self, sets: Sequence[Bool[np.ndarray, "S P"]]) -> Float[np.ndarray, "sets n"]:
         """The metric of every prompt with only each circuit's edges clean, float64."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, MutableMapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
 from jaxtyping import Float
 
 from probe.analyses.exact import ExactSweep
+from probe.analyses.known import Known
 from probe.analyses.replacement import replacement
 from probe.analyses.units import Head, set_unit
 from probe.errors import TokensError
@@ -18,9 +19,6 @@ from probe.progress import Progress, silent
 from probe.running import Running
 from probe.table import head_name
 from probe.tasks.task import Task
-
-Known = MutableMapping[frozenset[Head], Float[np.ndarray, "n"]]
-"""What a task scores with each set of heads replaced."""
 
 KEPT_TOGETHER = 16
 """Sets that are run before their results are handed over: what a stop can cost."""
@@ -39,7 +37,9 @@ class HeadRuns:
     Raises TokensError for a mode that the task cannot have (no twins).
     """
 
-    def __init__(self, loaded: Loaded, task: Task, *, mode: str = "resample", known: Known | None = None) -> None:
+    def __init__(
+        self, loaded: Loaded, task: Task, *, mode: str = "resample", known: Known[frozenset[Head]] | None = None
+    ) -> None:
         """Make the mode's replacement: one forward where it reads another run.
 
         known: results of sets that were run before, to which new ones are added as they come.
@@ -54,7 +54,7 @@ class HeadRuns:
         self.replacement = replacement(self.running, task, mode)
         self.layer_forwards = 0.0
         self.progress: Progress = silent
-        self._known: Known = {} if known is None else known
+        self._known: Known[frozenset[Head]] = {} if known is None else known
 
     def replaced(self, sets: Sequence[Iterable[Head]]) -> Float[np.ndarray, "sets n"]:
         """The metric of every prompt with each set of heads replaced, float64; the empty set is the clean run.
