@@ -60,30 +60,34 @@ class Layout:
         return (self.columns + 2) / WIDTH
 
 
-def drawn_edges(circuit: Circuit, most: int) -> tuple[CircuitEdge, ...]:
+def drawn_heads(circuit: Circuit, most: int) -> set[str]:
+    """The `most` heads of the head circuit with the largest |score|, by node name."""
+    inside = (circuit.node_of(head) for head in circuit.heads)
+    return {node.name for node in sorted(inside, key=lambda node: -abs(node.score))[:most]}
+
+
+def drawn_edges(circuit: Circuit, most: int, heads: set[str]) -> tuple[CircuitEdge, ...]:
     """The edges of the circuit that a drawing can hold, strongest first.
 
-    The `most` strongest by |score|, and the strongest one out of every head of the circuit that would stand without.
+    The `most` strongest by |score|, and the strongest one out of every one of `heads` that would stand without.
     """
     ranked = sorted((edge for edge in circuit.edges if edge.in_circuit), key=lambda edge: -abs(edge.score))
     chosen = ranked[:most]
     joined = {edge.source for edge in chosen}
-    inside = {node.name for node in circuit.nodes if node.in_circuit}
     for edge in ranked[most:]:
-        if edge.source in inside and edge.source not in joined:
+        if edge.source in heads and edge.source not in joined:
             chosen.append(edge)
             joined.add(edge.source)
     return tuple(chosen)
 
 
-def layout(circuit: Circuit, edges: Sequence[CircuitEdge]) -> Layout:
-    """Places of the circuit's heads and of all that the edges touch.
+def layout(circuit: Circuit, edges: Sequence[CircuitEdge], heads: set[str]) -> Layout:
+    """Places of `heads` and of all that the edges touch.
 
     Every layer that holds one of them has a row; heads stand in the column of their number, moved aside only where
     two labels would touch.
     """
-    names = {node.name for node in circuit.nodes if node.in_circuit}
-    names |= {end for edge in edges for end in (edge.source, part_of(edge.target))}
+    names = heads | {end for edge in edges for end in (edge.source, part_of(edge.target))}
     inner = names - {INPUT, LOGITS}
     rows = tuple(sorted({layer_of(name) for name in inner}))
     found = Layout({}, rows, circuit.n_heads)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 
 from probe.circuit import Circuit, CircuitNode, CurvePoint
@@ -12,7 +13,7 @@ from probe.plots_faithfulness import told
 from probe.text import number
 
 ENOUGH = 0.8
-"""Faithfulness from which a part is said to do most of the task."""
+"""Faithfulness that is asked of a circuit which does not say what was asked of it."""
 SHOWN = 5
 
 
@@ -23,14 +24,13 @@ def circuit_findings(circuit: Circuit) -> list[Finding]:
         found.append(_roles(circuit))
     if against := _against(circuit):
         found.append(against)
-    found += [_few(circuit, arm) for arm in ("heads", "edges") if any(point.arm == arm for point in circuit.curve)]
-    return found
+    return found + [_few(circuit, arm) for arm in ("heads", _edge_arm(circuit)) if _points(circuit, arm)]
 
 
 def brief_finding(circuit: Circuit) -> Finding:
     """A circuit in one card, for a page of several: its heads, and how few of them are enough."""
     heads = _heads(circuit)
-    told_few = f" {_few(circuit, 'heads').text}" if any(point.arm == "heads" for point in circuit.curve) else ""
+    told_few = f" {_few(circuit, 'heads').text}" if _points(circuit, "heads") else ""
     start, _, rest = heads.text.partition(" Largest")
     return Finding(heads.title, heads.figure, start + told_few + (f" Largest{rest}" if rest else ""), heads.heads)
 
@@ -100,31 +100,43 @@ def _against(circuit: Circuit) -> Finding | None:
     return Finding(f"Heads that work against {circuit.task}", str(len(below)), text, _listed(below[:SHOWN]))
 
 
+def _points(circuit: Circuit, arm: str) -> list[CurvePoint]:
+    return sorted((point for point in circuit.curve if point.arm == arm), key=lambda point: point.size)
+
+
+def _edge_arm(circuit: Circuit) -> str:
+    """The order of edges that the findings tell of: by |score|, as edge circuits are chosen, where it was measured."""
+    return "edges_absolute" if _points(circuit, "edges_absolute") else "edges"
+
+
 def _few(circuit: Circuit, arm: str) -> Finding:
     """The smallest part of the curve that is faithful enough, beside a random one of its size."""
-    points = sorted((point for point in circuit.curve if point.arm == arm), key=lambda point: point.size)
-    enough = next((point for point in points if point.faithfulness >= ENOUGH), None)
-    title = f"{arm.capitalize()} that are enough"
-    areas = _areas(circuit) if arm == "edges" else ""
+    points, kind = _points(circuit, arm), "heads" if arm == "heads" else "edges"
+    asked = circuit.summary.get("faithful", ENOUGH)
+    # A part that does much more than the model is as little the model's circuit as one that does less.
+    enough = next((point for point in points if abs(1 - point.faithfulness) <= 1 - asked + 1e-12), None)
+    title, areas = f"{kind.capitalize()} that are enough", _areas(circuit) if kind == "edges" else ""
+    wanted = f"{number(asked)} to {number(2 - asked)} of the task"
     if enough is None:
-        best = max(points, key=lambda point: point.faithfulness)
-        text = f"No part of the curve reaches {ENOUGH:g} of the task; the most faithful is {told(best)}.{areas}"
-        return Finding(title, "–", text)
-    text = f"The smallest part measured that does {ENOUGH:g} of the task or more: {told(enough)} "
-    text += _random(circuit, enough)
+        best = min(points, key=lambda point: abs(1 - point.faithfulness))
+        return Finding(title, "–", f"No part of the curve does {wanted}; the nearest: {told(best)}.{areas}")
+    text = f"The smallest part measured that does {wanted}: {told(enough)} {_random(circuit, enough, kind)}"
     return Finding(title, f"{enough.count:,}", text + areas)
 
 
-def _random(circuit: Circuit, point: CurvePoint) -> str:
-    """The random part of that size in words."""
-    arm = f"random_{point.arm}"
-    other = next((one for one in circuit.curve if one.arm == arm and one.size == point.size), None)
-    if other is None:
-        whole = len(circuit.graph.heads) if point.arm == "heads" else circuit.graph.n_edges
-        return "(that is all of them)." if point.count == whole else "(no random ones were measured beside it)."
+def _random(circuit: Circuit, point: CurvePoint, kind: str) -> str:
+    """The random part of that size in words, or of the nearest size measured."""
+    whole = len(circuit.graph.heads) if kind == "heads" else circuit.graph.n_edges
+    if point.count == whole:
+        return "(that is all of them)."
+    others = [one for one in _points(circuit, f"random_{kind}") if one.size > 0]
+    if not others:
+        return "(95 % interval over prompts). No random ones were measured beside it."
+    near = min(others, key=lambda one: abs(math.log(one.size / point.size)))
+    size = "As many" if near.size == point.size else f"{near.count:,}"
     return (
-        f"(95 % interval over prompts). As many random {point.arm} of the same layers: {number(other.faithfulness)} "
-        f"[{number(other.low)}, {number(other.high)}], the range of the draws."
+        f"(95 % interval over prompts). {size} random {kind} of the same layers: {number(near.faithfulness)} "
+        f"[{number(near.low)}, {number(near.high)}], the range of the draws."
     )
 
 
@@ -141,8 +153,12 @@ def circuit_uncertainty(circuits: Sequence[Circuit]) -> list[str]:
     if not circuits:
         return []
     counts = ", ".join(dict.fromkeys(f"{circuit.prompts} prompts{few(circuit)}" for circuit in circuits))
+    judged = list(dict.fromkeys(circuit.summary.get("judged", circuit.prompts) for circuit in circuits))
+    over = "" if judged == [circuit.prompts for circuit in circuits[:1]] else (
+        f" (of faithfulness, over {', '.join(f'{count:.0f}' for count in judged)})"
+    )
     return [
-        f"Brackets of scores and of faithfulness are 95 % bootstrap intervals over {counts}; of random heads and "
+        f"Brackets of scores and of faithfulness are 95 % bootstrap intervals over {counts}{over}; of random heads and "
         "edges, the range of the draws."
     ]
 

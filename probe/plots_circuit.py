@@ -9,21 +9,21 @@ import numpy as np
 import plotly.graph_objects as go
 
 from probe.circuit import Circuit, CircuitEdge, CircuitNode
-from probe.circuit_layout import Layout, drawn_edges, layout, part_of, way
+from probe.circuit_layout import Layout, drawn_edges, drawn_heads, layout, part_of, way
 from probe.graph import INPUT, LOGITS, head_of, layer_of
 from probe.plots import FAINT, INK, ink_on, look, step
 from probe.plots_ablation import HELPS, HURTS
 from probe.table import head_name
 from probe.text import number
 
-EDGES = 60
-"""Edges in a drawing that can still be followed by eye."""
+EDGES, HEADS = 60, 40
+"""Edges and heads in a drawing that can still be followed by eye."""
 NO_ROLE = "no role found"
 ROLE_COLOURS: Mapping[str, str] = {
-    "name_mover": "#0072B2", "mover": "#0072B2", "negative_mover": "#D55E00", "s_inhibition": "#009E73",
-    "inhibition": "#009E73", "induction": "#CC79A7", "duplicate_token": "#E69F00", "previous_token": "#56B4E9",
+    "name_mover": "#0072B2", "negative_mover": "#D55E00", "copy_suppression": "#8C6D1F", "s_inhibition": "#009E73",
+    "induction": "#CC79A7", "duplicate_token": "#E69F00", "previous_token": "#56B4E9",
 }  # fmt: skip
-_MORE, _NONE = ("#8C6D1F", "#7B5EA7", "#A3B80F", "#4D4D4D"), "#c3cad1"
+_MORE, _NONE = ("#7B5EA7", "#A3B80F", "#4D4D4D"), "#c3cad1"
 _PORTS = {"q": "query", "k": "key", "v": "value"}
 _FOR, _AGAINST = str(HELPS), str(HURTS)
 _WIDEST = 7.0
@@ -55,15 +55,16 @@ def role_colours(circuit: Circuit) -> dict[str, str]:
 
 
 def circuit_graph(circuit: Circuit, edges: int = EDGES) -> go.Figure:
-    """The head circuit, and the strongest edges of the edge circuit with all that they touch.
+    """The head circuit (its `HEADS` strongest), and the strongest edges of the edge circuit with all that they touch.
 
     edges: how many, besides those that keep a head of the circuit from standing alone (`drawn_edges`). Blue edges
     help the task, red and dashed ones work against it; width grows with the root of |score|. An edge ends at the
     left (query), middle (key) or right (value) of a head. `layout.meta["edges"]` has each edge's trace and ends:
     the page's script shows those of one part when it is clicked.
     """
-    chosen = drawn_edges(circuit, edges)
-    drawn = layout(circuit, chosen)
+    heads = drawn_heads(circuit, HEADS)
+    chosen = drawn_edges(circuit, edges, heads)
+    drawn = layout(circuit, chosen, heads)
     figure = go.Figure()
     ends = [_edge(figure, edge, drawn, max(abs(one.score) for one in chosen)) for edge in chosen]
     _edge_hovers(figure, chosen, drawn)
@@ -135,10 +136,14 @@ def _told(name: str, node: CircuitNode | None) -> str:
     lines.append(f"score {number(node.score)} [{number(node.low)}, {number(node.high)}]")
     if head_of(name) if name != INPUT else None:
         lines.append(html.escape(role_words(node.role)) if node.in_circuit else "not in the head circuit")
-    for key, value in list(node.evidence.items())[:6]:
-        shown_value = value if isinstance(value, str) else number(value)
-        lines.append(html.escape(f"{key.replace('_', ' ')}: {shown_value}"))
+    lines += [html.escape(evidence_words(key, value)) for key, value in list(node.evidence.items())[:8]]
     return "<br>".join(lines)
+
+
+def evidence_words(name: str, value: float | str) -> str:
+    """`induction at END 0.71`."""
+    words = name.replace("_", " ").replace("@", " at ")
+    return f"{words} {value if isinstance(value, str) else number(value)}"
 
 
 def _label(name: str, node: CircuitNode | None, colours: Mapping[str, str]) -> dict[str, object]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 import plotly.graph_objects as go
@@ -10,23 +11,26 @@ from probe import plots_faithfulness
 from probe.circuit import Circuit, CircuitNode
 from probe.findings_circuit import few, members, scored, unit_of
 from probe.markup import Html, el
-from probe.plots_circuit import EDGES, circuit_graph, role_colours, role_words, shown
+from probe.plots_circuit import EDGES, HEADS, circuit_graph, evidence_words, role_colours, role_words, shown
 from probe.plots_faithfulness import ARM_WORDS, EDGE_ARMS, HEAD_ARMS
 from probe.sections import figure, scrolling, section
 from probe.sections_ablation import METRIC_WORDS, MODES
 from probe.text import number
 
 METHODS: Mapping[str, str] = {
-    "eap": "one gradient stands for every edge: the change of what its source writes, from the clean to the corrupted "
-    "run, along the gradient where its target reads; first order (edge attribution patching, Syed et al. 2023)",
-    "eap-ig": "as edge attribution patching, with gradients averaged on the way from the corrupted to the clean input "
-    "(EAP-IG, Hanna et al. 2024)",
+    "eap": "edge attribution patching, the change of what an edge's source writes, from the clean to the corrupted "
+    "run, along the gradient where its target reads; first order (Syed et al. 2023)",
+    "eap-ig": "edge attribution patching, the change of what an edge's source writes, from the clean to the corrupted "
+    "run, along the gradient where its target reads, averaged on the way from the corrupted to the clean input (Hanna "
+    "et al. 2024)",
     "exact": "every part is replaced in turn and the prompts are run again",
     "greedy": "edges are taken away one after the other, from the logits down, where the task loses little (after "
     "ACDC, Conmy et al. 2023)",
     "path_patching": "what a head sends along one path is replaced, all other heads held (Wang et al. 2022)",
 }
 TOP, TOP_EDGES = 20, 20
+EVIDENCE = 3
+"""Numbers behind a role that a row prints before it is opened."""
 _FAITHFULNESS = (
     "Faithfulness is (m(C) − m(∅)) / (m(N) − m(∅)), means over the prompts: m(C) is the metric when only the circuit "
     "carries what it carries on the clean prompt, m(N) that of the whole model, m(∅) with nothing of it left. 1 is as "
@@ -73,16 +77,19 @@ def _asked(circuit: Circuit) -> list[Html]:
     )
     name = circuit.ablation.partition(":")[0]
     stands = MODES.get(name, circuit.ablation).format(circuit.ablation.partition(":")[2])
-    how = METHODS.get(circuit.method)
-    method = f"How scores were found: {circuit.method}{f', {how}' if how else ''}. In a replaced head's place stands "
-    return [el("p", text), el("p", f"{method}{stands}.")]
+    named = [word for word in re.findall(r"[a-z_-]+", circuit.method) if word in METHODS]
+    how = " ".join(f"{word[:1].upper()}{word[1:]}: {METHODS[word]}." for word in named)
+    method = f"How scores were found: {circuit.method}. {how} In a replaced head's place stands {stands}."
+    return [el("p", text), el("p", " ".join(method.split()))]
 
 
 def _caption(circuit: Circuit, inside: int) -> str:
     """What the drawing holds, and how to read it."""
-    heads = "Heads of the head circuit are filled in the colour of their role; outlined are other parts that an edge "
+    count = len(circuit.heads)
+    which = "Heads of the head circuit" + (f" (the {HEADS} strongest of {count})" if count > HEADS else "")
+    heads = f"{which} are filled in the colour of their role; outlined are other parts that an edge "
     if not inside:
-        return "Heads of the head circuit, in the colour of their role. No edges were kept for this circuit."
+        return f"{which}, in the colour of their role. No edges were kept for this circuit."
     drawn = f"all {inside:,}" if inside <= EDGES else f"the {EDGES} strongest of {inside:,}"
     return (
         f"The input is below, the logits above; every edge runs upwards, from what writes to what reads. Drawn are "
@@ -121,11 +128,12 @@ def _heads(circuit: Circuit) -> Html:
     return scrolling("The strongest heads", head, rows)
 
 
-def _evidence(node: CircuitNode) -> str:
-    return ", ".join(
-        f"{key.replace('_', ' ')} {value if isinstance(value, str) else number(value)}"
-        for key, value in node.evidence.items()
-    )
+def _evidence(node: CircuitNode) -> Html | str:
+    """The first few numbers behind a role; the rest on demand."""
+    told = [evidence_words(key, value) for key, value in node.evidence.items()]
+    if len(told) <= EVIDENCE:
+        return ", ".join(told)
+    return el("details", el("summary", ", ".join(told[:EVIDENCE]), " …"), ", ".join(told[EVIDENCE:]))
 
 
 def _edges(circuit: Circuit) -> list[Html]:
@@ -172,7 +180,12 @@ SUMMARY_WORDS: Mapping[str, str] = {
     "cpr": "CPR, area under faithfulness by share of edges, signed ranking (.999 where it is 1 throughout)",
     "cmd": "CMD, area of |1 − faithfulness|, ranking by |score| (0 is best)",
     "m_clean": "metric of the whole model, m(N)",
-    "m_corrupted": "metric with everything corrupted, m(∅)",
+    "m_corrupted": "metric with everything corrupted, m(∅) of edges",
+    "m_heads_replaced": "metric with all heads replaced, m(∅) of heads",
+    "faithful": "faithfulness that was asked of the circuit",
+    "judged": "prompts that faithfulness was measured on",
+    "incompleteness": "largest difference of circuit and model without the same heads, share of the task",
+    "minimality": "least that a head of the circuit is worth, share of the task",
 }
 
 

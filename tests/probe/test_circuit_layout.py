@@ -9,29 +9,31 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from probe.circuit import Circuit, CircuitEdge
-from probe.circuit_layout import Layout, Place, apart, drawn_edges, layout, part_of, way
+from probe.circuit_layout import Layout, Place, apart, drawn_edges, drawn_heads, layout, part_of, way
 
 
 def test_the_strongest_edges_are_drawn_and_no_head_stands_alone(make_circuit: Callable[..., Circuit]) -> None:
     circuit = make_circuit()
-    chosen = drawn_edges(circuit, 5)
+    inside = drawn_heads(circuit, 40)
+    assert inside == {node.name for node in circuit.nodes if node.in_circuit}
+    chosen = drawn_edges(circuit, 5, inside)
     sizes = [abs(edge.score) for edge in circuit.edges if edge.in_circuit]
     assert [abs(edge.score) for edge in chosen[:5]] == sorted(sizes, reverse=True)[:5]
-    inside = {node.name for node in circuit.nodes if node.in_circuit}
     able = {edge.source for edge in circuit.edges if edge.in_circuit} & inside
     assert able <= {edge.source for edge in chosen}
     assert all(edge.in_circuit for edge in chosen)
     # Besides the five, one a head at most.
     assert len(chosen) <= 5 + len(able)
-    assert len(drawn_edges(circuit, 10_000)) == len(sizes)
+    assert len(drawn_edges(circuit, 10_000, inside)) == len(sizes)
 
 
 def test_layers_rise_and_only_those_with_a_part_have_a_row(make_circuit: Callable[..., Circuit]) -> None:
     circuit = make_circuit()
-    chosen = drawn_edges(circuit, 20)
-    drawn = layout(circuit, chosen)
+    heads = drawn_heads(circuit, 40)
+    chosen = drawn_edges(circuit, 20, heads)
+    drawn = layout(circuit, chosen, heads)
     touched = {end for edge in chosen for end in (edge.source, part_of(edge.target))}
-    assert set(drawn.places) == touched | {node.name for node in circuit.nodes if node.in_circuit} | {"input", "logits"}
+    assert set(drawn.places) == touched | heads | {"input", "logits"}
     assert list(drawn.rows) == sorted(set(drawn.rows))
     for edge in chosen:
         assert drawn.places[edge.source].y < drawn.places[part_of(edge.target)].y
@@ -43,7 +45,7 @@ def test_layers_rise_and_only_those_with_a_part_have_a_row(make_circuit: Callabl
 def test_parallel_blocks_have_heads_and_mlp_at_one_height(make_circuit: Callable[..., Circuit]) -> None:
     edge = CircuitEdge("m2", "logits", 1.0, True)
     circuit = replace(make_circuit(), parallel=True, edges=(edge,))
-    drawn = layout(circuit, [edge])
+    drawn = layout(circuit, [edge], drawn_heads(circuit, 40))
     assert drawn.places["m2"].y == drawn.places["a2.h4"].y
 
 
@@ -81,3 +83,11 @@ def test_an_edge_along_a_column_swings_round_what_stands_between() -> None:
     x, _ = way(CircuitEdge("a0.h1", "a9.h1<k>", 1.0, True), drawn)
     # Half a label is 25 pixels.
     assert abs(x[8] - 1) > 25 * drawn.pixel
+
+
+def test_of_a_large_circuit_the_strongest_heads_are_drawn(make_circuit: Callable[..., Circuit]) -> None:
+    circuit = make_circuit()
+    whole = replace(circuit, nodes=tuple(replace(node, in_circuit=True) for node in circuit.nodes))
+    sizes = sorted((abs(score) for score in circuit.head_scores), reverse=True)
+    found = drawn_heads(whole, 7)
+    assert sorted((abs(node.score) for node in whole.nodes if node.name in found), reverse=True) == sizes[:7]

@@ -62,10 +62,18 @@ def test_no_part_that_is_enough_and_no_random_ones_are_said(circuit: Circuit) ->
     weak = (CurvePoint("heads", 1, 1, 0.1, 0.0, 0.2), CurvePoint("heads", 5, 5, 0.4, 0.3, 0.5))
     found = by_title(replace(circuit, curve=weak))["Heads that are enough"]
     assert found.figure == "–"
-    assert found.text.startswith("No part of the curve reaches 0.8 of the task; the most faithful is 5 heads: 0.40 [")
+    assert found.text.startswith("No part of the curve does 0.80 to 1.20 of the task; the nearest: 5 heads: 0.40 [")
     strong = (CurvePoint("heads", 5, 5, 0.9, 0.8, 1.0),)
     found = by_title(replace(circuit, curve=strong))["Heads that are enough"]
-    assert "no random ones were measured beside it" in found.text
+    assert "No random ones were measured beside it" in found.text
+    random = (CurvePoint("random_heads", 2, 2, 0.1, 0.0, 0.2), CurvePoint("random_heads", 50, 50, 0.7, 0.6, 0.8))
+    apart = (*strong, *random)
+    found = by_title(replace(circuit, curve=apart))["Heads that are enough"]
+    assert "2 random heads of the same layers: 0.10 [0.000, 0.20], the range of the draws." in found.text
+    over = (CurvePoint("heads", 2, 2, 1.5, 1.4, 1.6), CurvePoint("heads", 9, 9, 1.1, 1.0, 1.2))
+    assert by_title(replace(circuit, curve=over))["Heads that are enough"].figure == "9"
+    stricter = replace(circuit, curve=strong, summary={"faithful": 0.95})
+    assert by_title(stricter)["Heads that are enough"].figure == "–"
     whole = (CurvePoint("heads", 270, 270, 1.0, 1.0, 1.0),)
     assert "(that is all of them)" in by_title(replace(circuit, curve=whole))["Heads that are enough"].text
     assert set(by_title(replace(circuit, curve=()))) <= {"Heads that ioi runs on", "What they do",
@@ -86,6 +94,8 @@ def test_in_brief_heads_and_size_are_one_card(circuit: Circuit) -> None:
 
 
 def test_few_prompts_are_few(circuit: Circuit) -> None:
+    judged = replace(circuit, summary={"judged": 32.0})
+    assert "over 64 prompts (of faithfulness, over 32);" in circuit_uncertainty([judged])[0]
     few = replace(circuit, prompts=5)
     assert "over 5 prompts (few)" in circuit_uncertainty([few])[0]
     assert "ioi: 5 prompts are few; intervals are rough." in circuit_limits([few])

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from probe.circuit import Circuit, CircuitEdge
-from probe.circuit_layout import drawn_edges
+from probe.circuit_layout import drawn_edges, drawn_heads
 from probe.plots_ablation import HELPS, HURTS
 from probe.plots_circuit import circuit_graph, role_colours, role_words, shown
 
@@ -22,7 +22,7 @@ def test_names_for_readers(name: str, words: str) -> None:
 
 def test_every_edge_has_its_colour_width_and_ends(make_circuit: Callable[..., Circuit]) -> None:
     circuit = make_circuit()
-    figure, chosen = circuit_graph(circuit, 30), drawn_edges(circuit, 30)
+    figure, chosen = circuit_graph(circuit, 30), drawn_edges(circuit, 30, drawn_heads(circuit, 40))
     ends = figure.layout.meta["edges"]
     assert [tuple(edge[1:]) for edge in ends] == [(edge.source, edge.target.split("<")[0]) for edge in chosen]
     for (trace, _, _), edge in zip(ends, chosen, strict=True):
@@ -70,7 +70,7 @@ def test_hovers_tell_scores_roles_and_evidence(make_circuit: Callable[..., Circu
     told = dict(zip(nodes.customdata, nodes.text, strict=True))
     node = circuit.node_of((18, 6))
     assert told["a18.h6"].startswith(f"<b>L18H6</b><br>score {node.score:.2f} [")
-    assert "name mover<br>attention END to IO: 0.71" in told["a18.h6"]
+    assert "name mover<br>attention END to IO 0.71" in told["a18.h6"]
     assert told["m0"] == "<b>MLP 0</b>"
 
 

@@ -22,7 +22,7 @@ def test_the_section_says_what_was_asked_and_found(make_circuit: Callable[..., C
     text = words(markup)
     for sentence in (
         "The circuit of ioi", "Found on 64 prompts made from seed 0, each beside its corrupted twin (s2_io).",
-        "mean logit of the right next tokens less mean logit of the wrong ones, in logits", "eap-ig, as edge attr",
+        "mean logit of the right next tokens less mean logit of the wrong ones, in logits", "Eap-ig: edge attrib",
         "its output on the corrupted twin of the prompt", "Drawn are the 60 strongest of ", "name mover 4 L18H6",
         "attention END to IO 0.71, copy score 0.90", "The strongest edges", "How faithful it is",
         "metric of the whole model, m(N) 3.40", "5 % 6,160 edges: 0.95 [0.87, 1.03]",
@@ -68,3 +68,25 @@ def test_text_of_a_file_stays_text(make_circuit: Callable[..., Circuit]) -> None
     nodes = tuple(replace(node, **bad) if node.in_circuit else node for node in circuit.nodes)
     markup = circuit_section(replace(circuit, nodes=nodes, corruption="<u>"))["circuit-0"][1]
     assert not any(tag in markup for tag in ("<img", "</script", "<b>", "<u>"))
+
+
+def test_each_method_of_two_is_explained(make_circuit: Callable[..., Circuit]) -> None:
+    both = replace(make_circuit(), method="heads exact, edges eap-ig (5 steps)")
+    text = words(circuit_section(both)["circuit-0"][1])
+    assert "found: heads exact, edges eap-ig (5 steps). Exact: every part is replaced in turn" in text
+    assert "again. Eap-ig: edge attribution patching" in text
+
+
+def test_much_evidence_is_told_on_demand(make_circuit: Callable[..., Circuit]) -> None:
+    circuit = make_circuit()
+    evidence = {"induction@END": 0.7, "copy": 0.9, "direct_share": 0.1, "more_of_it": 0.2}
+    nodes = tuple(replace(node, evidence=evidence) if node.in_circuit else node for node in circuit.nodes)
+    markup = circuit_section(replace(circuit, nodes=nodes))["circuit-0"][1]
+    shown = "<details><summary>induction at END 0.70, copy 0.90, direct share 0.10 …</summary>more of it 0.20</details>"
+    assert shown in markup
+
+
+def test_a_whole_model_is_drawn_in_part(make_circuit: Callable[..., Circuit]) -> None:
+    circuit = make_circuit()
+    whole = replace(circuit, nodes=tuple(replace(node, in_circuit=True) for node in circuit.nodes))
+    assert "Heads of the head circuit (the 40 strongest of 270)" in words(circuit_section(whole)["circuit-0"][1])
