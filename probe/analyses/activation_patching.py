@@ -15,6 +15,7 @@ from jaxtyping import Float
 
 from probe.analyses.exact import ExactSweep, Where
 from probe.analyses.replacement import replacement
+from probe.analyses.twins import check_apart, paired_prompts
 from probe.analyses.units import Head, named, units_of
 from probe.errors import TokensError
 from probe.models import Loaded
@@ -108,29 +109,11 @@ def activation_patch(
     return Patched(task.name, task.metric, direction, chosen, places, clean, corrupted, patched, cost)
 
 
-def check_apart(task: Task, clean: Float[np.ndarray, "n"], corrupted: Float[np.ndarray, "n"]) -> None:
-    """Raises TokensError where clean and corrupted runs are judged alike on average, so that no effect has a scale.
-
-    Alike: closer than 1e-6 of the metric's size, which is rounding in float32.
-    """
-    size = max(float(np.abs(clean).max()), float(np.abs(corrupted).max()))
-    if abs(float(clean.mean() - corrupted.mean())) <= 1e-6 * size:
-        raise TokensError(
-            f"task {task.name}: clean and corrupted runs have the same {task.metric} ({clean.mean():.6g}); "
-            "choose a corruption that changes the answer"
-        )
-
-
 def _based(task: Task, direction: str, rows: slice) -> Task:
     """The task with only these prompts, and with the base run's ids in the clean one's place."""
     if direction not in DIRECTIONS:
         raise TokensError(f"direction {direction!r}; wanted one of {', '.join(DIRECTIONS)}")
-    prompts = task.prompts[rows]
-    if not prompts or any(prompt.corrupted_ids is None for prompt in prompts):
-        raise TokensError(f"task {task.name}: patching wants prompts with corrupted twins; found none, or some without")
-    if task.metric == "neg_kl":
-        raise TokensError(f"task {task.name}: neg_kl compares with the clean run itself; wanted a metric of the answer")
-    own = replace(task, prompts=prompts)
+    own = replace(task, prompts=paired_prompts(task, rows))
     return own if direction == "noising" else _swapped(own)
 
 

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from probe.analyses.activation_patching import check_apart
 from probe.analyses.exact import BATCH_TOKENS, DEVICE_BATCH_TOKENS, Where
 from probe.analyses.path_runs import LOGITS, HeldRuns, Receivers
+from probe.analyses.twins import check_apart, paired_prompts
 from probe.errors import TokensError
 from probe.graph import INPUT, PORTS, Graph, head_of, layer_of
 from probe.hooks.anatomy import anatomy
@@ -96,15 +96,9 @@ def path_patch(
     running = Running(loaded.model)
     graph = _graph(running)
     asked = Receivers.of(_ports(graph, receivers))
-    names = tuple(graph.heads if senders is None else senders)
-    for name in names:
-        graph.source(name)
-        if name.startswith("m"):
-            raise TokensError(f"sender {name}: an MLP; wanted heads, or {INPUT}")
-    _check(task, hold, mlps, rows)
-    if isinstance(position, int) and not 0 <= position < task.length:
-        raise TokensError(f"position {position}; wanted 0 to {task.length - 1}, or a name")
-    prompts = task.prompts[rows]
+    names = _senders(graph, senders)
+    _check(task, hold, mlps, position)
+    prompts = paired_prompts(task, rows)
     mlp = [block.mlp for block in anatomy(loaded.model).blocks] if mlps == "frozen" else None
     runs = HeldRuns(running, task.metric, Where((position,) if isinstance(position, int) else position), hold, mlp)
     groups = _by_layer(names)
@@ -118,9 +112,7 @@ def path_patch(
     check_apart(task, clean, corrupted)
     cost = 2 * runs.depth + sum(len(group) * runs.cost(layer, asked) for layer, group in groups.items())
     shown = tuple([receivers] if isinstance(receivers, str) else receivers)
-    return PathEffects(
-        task.name, task.metric, names, shown, position, hold, mlps, clean, corrupted, patched, cost
-    )  # fmt: skip
+    return PathEffects(task.name, task.metric, names, shown, position, hold, mlps, clean, corrupted, patched, cost)
 
 
 def _graph(running: Running) -> Graph:
@@ -143,17 +135,26 @@ def _ports(graph: Graph, receivers: str | Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(ports))
 
 
-def _check(task: Task, hold: str, mlps: str, rows: slice) -> None:
+def _senders(graph: Graph, senders: Sequence[str] | None) -> tuple[str, ...]:
+    """Heads and `input`, by name. Raises ResultsError for unknown ones, TokensError for others and for none."""
+    names = tuple(graph.heads if senders is None else senders)
+    for name in names:
+        graph.source(name)
+        if name.startswith("m"):
+            raise TokensError(f"sender {name}: an MLP; wanted heads, or {INPUT}")
+    if not names:
+        raise TokensError("no sender; wanted at least one")
+    return names
+
+
+def _check(task: Task, hold: str, mlps: str, position: str | int | None) -> None:
     for name, value, known in (("hold", hold, HOLDS), ("mlps", mlps, MLPS)):
         if value not in known:
             raise TokensError(f"{name} {value!r}; wanted one of {', '.join(known)}")
     if hold == "nothing" and mlps == "frozen":
         raise TokensError("frozen MLPs where no head is held; wanted mlps live with hold nothing")
-    prompts = task.prompts[rows]
-    if not prompts or any(prompt.corrupted_ids is None for prompt in prompts):
-        raise TokensError(f"task {task.name}: patching wants prompts with corrupted twins; found none, or some without")
-    if task.metric == "neg_kl":
-        raise TokensError(f"task {task.name}: neg_kl compares with the clean run itself; wanted a metric of the answer")
+    if isinstance(position, int) and not 0 <= position < task.length:
+        raise TokensError(f"position {position}; wanted 0 to {task.length - 1}, or a name")
 
 
 def _by_layer(names: Sequence[str]) -> dict[int, list[int]]:
@@ -161,8 +162,6 @@ def _by_layer(names: Sequence[str]) -> dict[int, list[int]]:
     groups: dict[int, list[int]] = {}
     for index, name in enumerate(names):
         groups.setdefault(-1 if name == INPUT else layer_of(name), []).append(index)
-    if not groups:
-        raise TokensError("no sender; wanted at least one")
     return groups
 
 

@@ -135,11 +135,8 @@ class HeldRuns:
         if asked.ports and not above:
             return np.tile(runs.clean, (copies, 1))
         recorded: dict[int, AttentionCall] = {}
-        logits = self._sent(runs, layer, heads, max(above, default=None), recorded)
-        if asked.ports:
-            logits = self._received(runs, copies, above, recorded)
-        if logits is None:
-            raise RuntimeError("a run for the logits ended before them")
+        sent = self._sent(runs, layer, heads, max(above, default=None), recorded)
+        logits = self._received(runs, copies, above, recorded) if sent is None else sent
         return self._judged(logits, runs.prompts, copies)
 
     def _sent(

@@ -91,7 +91,7 @@ def test_every_position_and_those_where_nothing_differs(model, make_task):
 
 def test_planted_carriers_act_where_they_were_planted():
     loaded = load("planted")
-    task = build("names", loaded, prompts=6, corruption="abc")
+    task = build("names", loaded, prompts=3, corruption="abc")
     # The duplicate head marks S2; inhibition and mover read and write at END. Each is needed, so that taking one away
     # breaks the chain; among the twin's three different names none of the chain but its last link is of any use.
     chain = {((0, 3), "S2"), ((1, 2), "END"), ((2, 2), "END")}
@@ -129,7 +129,7 @@ def test_bad_requests_are_refused(model, make_task):
     with pytest.raises(TokensError, match="neg_kl"):
         activation_patch(loaded, make_task(2, metric="neg_kl"), positions=[1])
     same = replace(task, prompts=tuple(replace(p, corrupted_ids=p.clean_ids) for p in task.prompts))
-    with pytest.raises(TokensError, match="have the same logit_diff"):
+    with pytest.raises(TokensError, match="are the same"):
         activation_patch(loaded, same, positions=[1])
 
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from probe.analyses import path_patching as module
 from probe.analyses.path_patching import path_patch
 from probe.errors import ResultsError, TokensError
+from probe.hooks.errors import HookError
 from probe.models import load
 from probe.planted_circuits import planted_task, planted_truth
 from probe.tasks.build import build
@@ -229,6 +232,28 @@ def test_order_of_senders_and_the_cost(model, make_task):
     assert path_patch(loaded, task, ("a1.h0",), senders=("a0.h2", "a1.h1")).layer_forwards == 6 + 2 + 2
 
 
+def test_a_bridge_is_patched_as_its_model_is(make_task):
+    sources = pytest.importorskip("transformer_lens.model_bridge.sources._bridge_builder")
+    config = LlamaConfig(vocab_size=31, hidden_size=24, intermediate_size=32, num_hidden_layers=2, head_dim=8,
+                         num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=64)  # fmt: skip
+    own, inner = LlamaForCausalLM(config).eval().requires_grad_(False), LlamaForCausalLM(config).eval()
+    generator = torch.Generator().manual_seed(0)
+    for parameter in own.parameters():
+        parameter.data = 0.25 * torch.randn(parameter.shape, generator=generator) + (1 if parameter.ndim == 1 else 0)
+    inner.load_state_dict(own.state_dict())
+    inner.requires_grad_(False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the bridge's own remarks about models made in memory
+        bridged = load(sources.build_bridge_from_module(inner, "LlamaForCausalLM", hf_config=config))
+    for receivers in ("logits", ("a1.h2<k>", "a1.h0<q>")):
+        found, wanted = (path_patch(one, make_task(3), receivers) for one in (bridged, load(own)))
+        # float32: some hundred roundings of numbers of size 10.
+        np.testing.assert_allclose(found.patched, wanted.patched, rtol=0, atol=1e-4)
+        assert np.abs(found.effect).max() > 0.01
+    with pytest.raises(HookError, match="TransformerLens"):
+        path_patch(bridged, make_task(3), mlps="frozen")
+
+
 @pytest.mark.parametrize("mlps", ["live", "frozen"])
 def test_gpt2_head_by_head(make_gpt2, make_task, mlps):
     """With everything else held the stream at the end is the clean one plus the sender's change (and its MLPs')."""
@@ -335,5 +360,5 @@ def test_bad_requests_are_refused(model, make_task):
     with pytest.raises(TokensError, match="neg_kl"):
         path_patch(loaded, make_task(2, metric="neg_kl"))
     same = replace(task, prompts=tuple(replace(p, corrupted_ids=p.clean_ids) for p in task.prompts))
-    with pytest.raises(TokensError, match="have the same logit_diff"):
+    with pytest.raises(TokensError, match="are the same"):
         path_patch(loaded, same, senders=HEADS)
