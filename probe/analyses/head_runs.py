@@ -94,8 +94,10 @@ class HeadRuns:
         return np.asarray(self.replaced([self.heads])[0])
 
     def on(self, task: Task) -> HeadRuns:
-        """The same of other prompts."""
-        return HeadRuns(self.loaded, task, mode=self.mode)
+        """The same of other prompts; whether runs may start at the edited layer is not asked anew."""
+        other = HeadRuns(self.loaded, task, mode=self.mode)
+        other.sweep.share_prefix = self.sweep.shares
+        return other
 
     def _checked(self, members: Iterable[Head]) -> frozenset[Head]:
         found = frozenset(members)
