@@ -87,17 +87,19 @@ def _roles(circuit: Circuit) -> Finding:
 
 
 def _against(circuit: Circuit) -> Finding | None:
-    """Heads whose whole interval lies below 0."""
+    """Heads whose whole interval lies below 0, and whose score is not next to nothing."""
     heads = circuit.nodes[: len(circuit.graph.heads)]
     below = sorted((node for node in heads if node.high < 0), key=lambda node: node.score)
-    if not below:
+    largest = max(abs(node.score) for node in heads)
+    strong = [node for node in below if -node.score > largest / 100]
+    if not strong:
         return None
     text = (
-        f"The interval of {len(below)} of {len(heads)} heads lies below 0: without one of them {circuit.metric} "
-        f"rises. With so many heads, about {number(0.025 * len(heads))} would by chance alone. Strongest, in "
-        f"{unit_of(circuit)}:"
+        f"{len(strong)} of {len(heads)} heads have a whole interval below 0 and a score of more than a hundredth of "
+        f"the largest: without one of them {circuit.metric} rises. In all, the intervals of {len(below)} lie below 0, "
+        f"where chance alone would give about {number(0.025 * len(heads))}. Strongest, in {unit_of(circuit)}:"
     )
-    return Finding(f"Heads that work against {circuit.task}", str(len(below)), text, _listed(below[:SHOWN]))
+    return Finding(f"Heads that work against {circuit.task}", str(len(strong)), text, _listed(strong[:SHOWN]))
 
 
 def _points(circuit: Circuit, arm: str) -> list[CurvePoint]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -42,6 +42,12 @@ def repair_finding(found: Repair) -> Finding:
     path = " → ".join(map(number, found.searched))
     lines = (", ".join(head_name(*head) for head in found.path), f"{found.forced.metric} on the half searched: {path}")
     return Finding(f"Heads that repair {found.task}", number(after), found.sentence, lines)
+
+
+def not_done_finding(reasons: Mapping[str, str]) -> Finding:
+    """Tasks without a circuit, and why."""
+    text = "No circuit was looked for, so that nothing here says what these share with the others:"
+    return Finding("Tasks not done", str(len(reasons)), text, tuple(f"{task}: {why}" for task, why in reasons.items()))
 
 
 def _pair(found: Overlap) -> Finding:

@@ -23,6 +23,13 @@ ROLE_COLOURS: Mapping[str, str] = {
     "name_mover": "#0072B2", "negative_mover": "#D55E00", "copy_suppression": "#8C6D1F", "s_inhibition": "#009E73",
     "induction": "#CC79A7", "duplicate_token": "#E69F00", "previous_token": "#56B4E9",
 }  # fmt: skip
+RESTS_ON: Mapping[str, tuple[str, ...]] = {
+    "name_mover": ("answer_attention", "copy", "direct_share"),
+    "negative_mover": ("answer_attention", "copy_negative", "direct_share"),
+    "copy_suppression": ("wrong_attention", "copy_negative", "direct_share"),
+    "s_inhibition": ("repeated_wrong_attention", "direct_share"),
+}
+"""The evidence that decides a role (`analyses.head_jobs.role_of`); a pattern's role rests on its own name's."""
 _MORE, _NONE = ("#7B5EA7", "#A3B80F", "#4D4D4D"), "#c3cad1"
 _PORTS = {"q": "query", "k": "key", "v": "value"}
 _FOR, _AGAINST = str(HELPS), str(HURTS)
@@ -136,13 +143,22 @@ def _told(name: str, node: CircuitNode | None) -> str:
     lines.append(f"score {number(node.score)} [{number(node.low)}, {number(node.high)}]")
     if head_of(name) if name != INPUT else None:
         lines.append(html.escape(role_words(node.role)) if node.in_circuit else "not in the head circuit")
-    lines += [html.escape(evidence_words(key, value)) for key, value in list(node.evidence.items())[:8]]
-    return "<br>".join(lines)
+    return "<br>".join([*lines, *map(html.escape, evidence(node)[:8])])
 
 
-def evidence_words(name: str, value: float | str) -> str:
-    """`induction at END 0.71`."""
-    words = name.replace("_", " ").replace("@", " at ")
+def evidence(node: CircuitNode) -> list[str]:
+    """The numbers behind a node's role in words, as `induction at END 0.71`: what the role rests on, then by size."""
+    rests = RESTS_ON.get(node.role, (node.role,) if node.role else ())
+
+    def order(name: str) -> tuple[bool, float]:
+        value = node.evidence[name]
+        return name.partition("@")[0] not in rests, -abs(value) if not isinstance(value, str) else 0.0
+
+    return [_evidence_words(name, node.evidence[name]) for name in sorted(node.evidence, key=order)]
+
+
+def _evidence_words(name: str, value: float | str) -> str:
+    words = name.replace("attention:", "attention ").replace(">", " to ").replace("_", " ").replace("@", " at ")
     return f"{words} {value if isinstance(value, str) else number(value)}"
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,13 @@ from probe.chapter import Chapter
 from probe.circuit import Circuit
 from probe.errors import ResultsError
 from probe.findings_circuit import brief_finding, circuit_findings, circuit_limits, circuit_uncertainty
-from probe.findings_overlap import overlap_findings, overlap_limits, overlap_uncertainty, repair_finding
+from probe.findings_overlap import (
+    not_done_finding,
+    overlap_findings,
+    overlap_limits,
+    overlap_uncertainty,
+    repair_finding,
+)
 from probe.markup import Html
 from probe.report import write_report
 from probe.sections_circuit import circuit_figures, circuit_section
@@ -56,13 +62,15 @@ def write_matrix_report(
     transfer: pd.DataFrame | None = None,
     removed: pd.DataFrame | None = None,
     repairs: Sequence[Repair] = (),
+    not_done: Mapping[str, str] | None = None,
     command: str | None = None,
 ) -> Path:
     """Write `report.html` of several tasks' circuits in one model into `folder`, and return its path.
 
     overlaps: of all pairs, or of some. transfer, removed: `transfer_table` and `removed_table` of `plots_transfer`;
-    None: the page has no section for them. repairs: each gives a finding. Two circuits give a page on what they share.
-    Raises ResultsError for circuits of different models, for two of one task, and where the disk refuses.
+    None: the page has no section for them. repairs: each gives a finding. not_done: tasks that were asked for and
+    have no circuit, with the reason. Two circuits give a page on what they share. Raises ResultsError for circuits of
+    different models, for two of one task, and where the disk refuses.
     """
     tasks = [circuit.task for circuit in circuits]
     if len({circuit.model for circuit in circuits}) != 1 or len(set(tasks)) != len(tasks):
@@ -72,6 +80,8 @@ def write_matrix_report(
     if len(tasks) == 2:
         title = f"What {tasks[0]} and {tasks[1]} share in {circuits[0].model}"
     chapters = [overlap_chapter(circuits, overlaps, transfer, removed, repairs), circuit_chapter(circuits)]
+    if not_done:
+        chapters.append(Chapter(findings=[not_done_finding(not_done)]))
     return write_report(circuit_table(circuits), folder, command=command, chapters=chapters, title=title)
 
 

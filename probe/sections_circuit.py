@@ -11,7 +11,7 @@ from probe import plots_faithfulness
 from probe.circuit import Circuit, CircuitNode
 from probe.findings_circuit import few, members, scored, unit_of
 from probe.markup import Html, el
-from probe.plots_circuit import EDGES, HEADS, circuit_graph, evidence_words, role_colours, role_words, shown
+from probe.plots_circuit import EDGES, HEADS, circuit_graph, evidence, role_colours, role_words, shown
 from probe.plots_faithfulness import ARM_WORDS, EDGE_ARMS, HEAD_ARMS
 from probe.sections import figure, scrolling, section
 from probe.sections_ablation import METRIC_WORDS, MODES
@@ -130,7 +130,7 @@ def _heads(circuit: Circuit) -> Html:
 
 def _evidence(node: CircuitNode) -> Html | str:
     """The first few numbers behind a role; the rest on demand."""
-    told = [evidence_words(key, value) for key, value in node.evidence.items()]
+    told = evidence(node)
     if len(told) <= EVIDENCE:
         return ", ".join(told)
     return el("details", el("summary", ", ".join(told[:EVIDENCE]), " …"), ", ".join(told[EVIDENCE:]))
@@ -146,7 +146,10 @@ def _edges(circuit: Circuit) -> list[Html]:
         for edge in ranked
     ]  # fmt: skip
     head = ("from", "to", f"score, {unit_of(circuit)}", "in circuit")
-    return [el("h3", "The strongest edges"), scrolling("The strongest edges", head, rows)]
+    note = "A strong edge is not in the circuit where no edges of it lead there from the input and on to the logits."
+    return [
+        el("h3", "The strongest edges"), scrolling("The strongest edges", head, rows), el("p", note, class_="quiet"),
+    ]  # fmt: skip
 
 
 def _faithful(circuit: Circuit, index: int) -> list[Html]:

@@ -85,11 +85,11 @@ def _noise(found: Overlap) -> Html | None:
     if noise is None:
         return None
     text = (
-        f"Picked again from {noise.resamples:,} resamples of the prompts, the circuits share {number(noise.low)} to "
-        f"{number(noise.high)} heads (95 %), {number(noise.mean)} on average. Two resamples of the same prompts give "
-        f"circuits that share {number(noise.self_a)} of {len(found.heads_a)} heads of {found.task_a} and "
-        f"{number(noise.self_b)} of {len(found.heads_b)} of {found.task_b}: noise alone hides what lies above that, "
-        "and where those are well below the sizes the interval lies below the overlap of the true circuits."
+        f"Picked again from {noise.resamples:,} resamples of the prompts, the circuits share {noise.low:g} to "
+        f"{noise.high:g} heads (95 %), {number(noise.mean)} on average. Two resamples of one task's prompts give "
+        f"circuits that share {number(noise.self_a)} of {len(found.heads_a)} heads ({found.task_a}) and "
+        f"{number(noise.self_b)} of {len(found.heads_b)} ({found.task_b}). Where those are well below the sizes, noise "
+        "hides some of what the true circuits share, and the interval lies below it."
     )
     return el("p", text)
 
@@ -157,7 +157,7 @@ def _pairs(overlaps: Sequence[Overlap]) -> Html:
     pairs = pair_table(overlaps)
     rows = []
     for row, found in enumerate(overlaps):
-        noise = "not known" if found.noise is None else f"{number(found.noise.low)} to {number(found.noise.high)}"
+        noise = "not known" if found.noise is None else f"{found.noise.low:g} to {found.noise.high:g}"
         cells = (
             f"{len(found.shared)} of {len(found.heads_a)} and {len(found.heads_b)}", number(found.count.expected),
             number(found.p_value), number(float(pairs["q"][row])), number(found.jaccard),

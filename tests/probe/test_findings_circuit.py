@@ -43,7 +43,10 @@ def test_a_head_works_against_where_its_whole_interval_does(circuit: Circuit) ->
     assert found.figure == str(len(below))
     assert found.heads[0].startswith("L25H1  -")
     # 2.5 % of 270.
-    assert "about 6.75 would by chance alone" in found.text
+    assert f"the intervals of {len(below)} lie below 0, where chance alone would give about 6.75" in found.text
+    small = replace(circuit.node_of((25, 1)), score=-1e-4, low=-2e-4, high=-1e-5)
+    tiny = tuple(small if node.name == small.name else node for node in circuit.nodes)
+    assert by_title(replace(circuit, nodes=tiny))["Heads that work against ioi"].figure == str(len(below) - 1)
     nodes = tuple(replace(node, high=max(node.high, 0.0)) for node in circuit.nodes)
     assert "Heads that work against ioi" not in by_title(replace(circuit, nodes=nodes))
 

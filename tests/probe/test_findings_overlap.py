@@ -6,7 +6,7 @@ import pandas as pd
 
 from probe.analyses.overlap import Overlap
 from probe.analyses.overlap_noise import Noise
-from probe.findings_overlap import overlap_findings, overlap_limits, overlap_uncertainty
+from probe.findings_overlap import not_done_finding, overlap_findings, overlap_limits, overlap_uncertainty
 
 
 def test_a_pair_is_said_in_full(several_overlaps: tuple[Overlap, ...]) -> None:
@@ -64,3 +64,8 @@ def test_shared_heads_count_where_both_tasks_need_them(removed: pd.DataFrame) ->
     assert one_sided.text.startswith("For none of 1 pairs")
     # Measured on one task only, it cannot be said of both.
     assert overlap_findings([], None, removed)[0].figure == "0"
+
+
+def test_tasks_not_done_are_named_with_their_reason() -> None:
+    found = not_done_finding({"colored_objects": "the model is not better than guessing"})
+    assert (found.figure, found.heads) == ("1", ("colored_objects: the model is not better than guessing",))

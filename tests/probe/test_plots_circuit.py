@@ -70,7 +70,7 @@ def test_hovers_tell_scores_roles_and_evidence(make_circuit: Callable[..., Circu
     told = dict(zip(nodes.customdata, nodes.text, strict=True))
     node = circuit.node_of((18, 6))
     assert told["a18.h6"].startswith(f"<b>L18H6</b><br>score {node.score:.2f} [")
-    assert "name mover<br>attention END to IO 0.71" in told["a18.h6"]
+    assert "name mover<br>copy score 0.90<br>attention END to IO 0.71" in told["a18.h6"]
     assert told["m0"] == "<b>MLP 0</b>"
 
 

@@ -60,8 +60,13 @@ def test_several_tasks_have_a_matrix_and_a_column_each(
     removed: pd.DataFrame,
     tmp_path: Path,
 ) -> None:
-    path = write_matrix_report(several_circuits, several_overlaps, tmp_path, transfer=transfer_table, removed=removed)
+    path = write_matrix_report(
+        several_circuits, several_overlaps, tmp_path, transfer=transfer_table, removed=removed,
+        not_done={"mcq": "it guesses"},
+    )  # fmt: skip
     text = path.read_text()
+    assert "Tasks not done" in words(text)
+    assert "mcq: it guesses" in words(text)
     data = data_of(text)
     assert "What the circuits of 3 tasks share in invented" in words(text)
     assert {"overlap_matrix", "transfer_matrix", "removed_marks", "circuit_graph_2"} <= set(data["figures"])

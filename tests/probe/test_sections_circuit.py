@@ -24,7 +24,7 @@ def test_the_section_says_what_was_asked_and_found(make_circuit: Callable[..., C
         "The circuit of ioi", "Found on 64 prompts made from seed 0, each beside its corrupted twin (s2_io).",
         "mean logit of the right next tokens less mean logit of the wrong ones, in logits", "Eap-ig: edge attrib",
         "its output on the corrupted twin of the prompt", "Drawn are the 60 strongest of ", "name mover 4 L18H6",
-        "attention END to IO 0.71, copy score 0.90", "The strongest edges", "How faithful it is",
+        "copy score 0.90, attention END to IO 0.71", "The strongest edges", "How faithful it is",
         "metric of the whole model, m(N) 3.40", "5 % 6,160 edges: 0.95 [0.87, 1.03]",
     ):  # fmt: skip
         assert sentence in text
@@ -79,11 +79,12 @@ def test_each_method_of_two_is_explained(make_circuit: Callable[..., Circuit]) -
 
 def test_much_evidence_is_told_on_demand(make_circuit: Callable[..., Circuit]) -> None:
     circuit = make_circuit()
-    evidence = {"induction@END": 0.7, "copy": 0.9, "direct_share": 0.1, "more_of_it": 0.2}
-    nodes = tuple(replace(node, evidence=evidence) if node.in_circuit else node for node in circuit.nodes)
+    found = {"direct_share": 0.1, "attention:END>IO": 0.8, "induction@END": 0.7, "induction": 0.6, "copy": 0.9}
+    nodes = tuple(replace(node, evidence=found) if node.role == "induction" else node for node in circuit.nodes)
     markup = circuit_section(replace(circuit, nodes=nodes))["circuit-0"][1]
-    shown = "<details><summary>induction at END 0.70, copy 0.90, direct share 0.10 …</summary>more of it 0.20</details>"
-    assert shown in markup
+    # What the role rests on first, the rest by size.
+    assert "<summary>induction at END 0.70, induction 0.60, copy 0.90 …</summary>" in markup
+    assert "</summary>attention END to IO 0.80, direct share 0.10</details>" in markup
 
 
 def test_a_whole_model_is_drawn_in_part(make_circuit: Callable[..., Circuit]) -> None:

@@ -59,9 +59,9 @@ def test_pairs_and_parts_stand_in_figures(
     sections = matrix_sections((noisy, *several_overlaps[1:]), transfer_table, removed)
     text = {name: words(markup) for name, (_, markup) in sections.items()}
     assert "ioi, greater_than 14 of 18 and 17" in text["overlap"]
-    assert "9.00 to 15.0" in text["overlap"]
+    assert "9 to 15" in text["overlap"]
     assert "not known" in text["overlap"]
     pair = words(overlap_section(noisy)["overlap-0"][1])
-    assert "share 16.5 of 18 heads of ioi and 15.0 of 17 of greater_than" in pair
+    assert "share 16.5 of 18 heads (ioi) and 15.0 of 17 (greater_than)" in pair
     assert "ioi induction 0.20 [0.080, 0.32] 0.050 [-0.020, 0.10] 0.30" in text["transfer"]
     assert "ioi, induction ioi shared heads 2 0.50 [0.45, 0.55] 0.15 [0.10, 0.20] 0.30" in text["removed"]
