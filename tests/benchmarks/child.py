@@ -145,13 +145,18 @@ JOBS = {job.__name__: job for job in (kernel, forward, scan, attentions, lens)}
 
 def main() -> None:
     """Prepare the job, warm up on nothing, run it once, print its seconds and memory."""
-    run = JOBS[sys.argv[1]](int(sys.argv[2]))
+    print(json.dumps(measured(JOBS[sys.argv[1]](int(sys.argv[2])))))
+
+
+def measured(run: Callable[[], Any]) -> dict[str, float]:
+    """One run: its seconds, its peak memory above what stood before, and the peak of the whole process."""
     before = _status("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")
     begun = time.perf_counter()
     run()
     seconds = time.perf_counter() - begun
-    print(json.dumps({"seconds": seconds, "memory_mib": (_status("VmHWM") - before) / 1024}))
+    peak = _status("VmHWM")
+    return {"seconds": seconds, "memory_mib": (peak - before) / 1024, "peak_mib": peak / 1024}
 
 
 def _status(name: str) -> int:
