@@ -15,6 +15,8 @@ from probe.errors import ResultsError
 from probe.graph import Graph, head_node, head_of
 
 if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
     from probe.hooks.heads import Head
 
 ARMS = ("heads", "edges", "edges_absolute", "random_heads", "random_edges")
@@ -152,6 +154,12 @@ class Circuit:
         if name not in self._rows:
             raise ResultsError(f"no head {name} in {self.model}, which has {self.n_layers} layers of {self.n_heads}")
         return self.nodes[self._rows[name]]
+
+    def plot(self) -> go.Figure:
+        """The circuit as a layered graph (see `plots_circuit.circuit_graph`)."""
+        from probe.plots_circuit import circuit_graph
+
+        return circuit_graph(self)
 
     @cached_property
     def _rows(self) -> dict[str, int]:
