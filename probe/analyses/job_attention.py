@@ -37,7 +37,8 @@ class Looks:
     judged rows put on tokens that are right next, and the last of them on wrong ones; `repeated_wrong_attention`: on
     wrong ones that had come before. `previous_token`, `duplicate_token`, `induction`: METRICS' masses, mean over all
     rows that count; a row counts for the last two where its token came exactly once before, so that what it looks at
-    can be told. These two also with `@NAME` at that place, where it counts in half of the prompts or more.
+    can be told; and for these two with `@NAME`, at that place. Masses on answers and at a place are there where half
+    of the prompts or more have such tokens, or such a row.
     """
 
     values: Mapping[str, Float[np.ndarray, "n L H"]]
@@ -70,7 +71,8 @@ def looks(running: Running, prompts: Sequence[Prompt]) -> Looks:
     observe(running, ids, see)
     layers = tuple(site.layer for site in running.sites)
     values = {name: torch.stack([torch.cat(by[layer]) for layer in layers], 1).numpy() for name, by in kept.items()}
-    return Looks({name: value for name, value in values.items() if "@" not in name or _common(value)}, layers)
+    rare = {name for name, value in values.items() if (name in ANSWERS or "@" in name) and not _common(value)}
+    return Looks({name: value for name, value in values.items() if name not in rare}, layers)
 
 
 def _common(value: Float[np.ndarray, "n L H"]) -> bool:
