@@ -105,7 +105,7 @@ def test_planted_carriers_act_where_they_were_planted():
             effect[h, p] for h, head in enumerate(found.heads) for p, place in enumerate(found.places)
             if (head, place) not in chain
         ]  # fmt: skip
-        # The induction head finds the second copy at S2 as well; what it writes moves the norms' scale by a few percent.
+        # The induction head finds the second copy at S2 too; what it writes moves the norms' scale by a few percent.
         assert max(map(abs, others)) < 0.05 * scale
         end = found.normalised[found.heads.index((2, 2)), found.places.index("END")]
         assert end == pytest.approx(0 if direction == "noising" else 1, abs=0.02)
