@@ -83,7 +83,7 @@ def circuit_graph(circuit: Circuit, edges: int = EDGES) -> go.Figure:
         figure.add_annotation(x=place.x, y=place.y, showarrow=False, **_label(name, nodes.get(name), colours))
     look(figure, "head", "", height=130 + _row_height(drawn) * (len(drawn.rows) + 2))
     figure.update_layout(meta={"edges": ends}, hovermode="closest")
-    _axes(figure, drawn)
+    _axes(figure, drawn, [x for edge in chosen for x in way(edge, drawn)[0]])
     return figure
 
 
@@ -197,13 +197,15 @@ def _legend(figure: go.Figure, circuit: Circuit, edges: Sequence[CircuitEdge]) -
             )  # fmt: skip
 
 
-def _axes(figure: go.Figure, drawn: Layout) -> None:
-    """Heads by number and the MLPs below, layers at the left."""
+def _axes(figure: go.Figure, drawn: Layout, swings: Sequence[float]) -> None:
+    """Heads by number and the MLPs below, layers at the left; wide enough for every edge (`swings`: where they go)."""
+    left, right = drawn.sides
+    pad = 10 * drawn.pixel
     every = step(drawn.columns)
     heads = list(range(0, drawn.columns, every))
     figure.update_xaxes(
         tickvals=[*heads, drawn.mlps], ticktext=[*map(str, heads), "MLP"], showgrid=False,
-        range=drawn.sides,
+        range=[min([left, *(x - pad for x in swings)]), max([right, *(x + pad for x in swings)])],
     )  # fmt: skip
     figure.update_yaxes(
         tickvals=list(range(1, len(drawn.rows) + 1)), ticktext=[f"layer {layer}" for layer in drawn.rows],

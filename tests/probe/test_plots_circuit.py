@@ -109,3 +109,14 @@ def test_edges_of_no_score_have_a_width(make_circuit: Callable[..., Circuit]) ->
 
 def test_equal_circuits_give_equal_bytes(make_circuit: Callable[..., Circuit]) -> None:
     assert circuit_graph(make_circuit()).to_json() == make_circuit().plot().to_json()
+
+
+def test_edges_that_swing_aside_stay_in_the_frame(make_circuit: Callable[..., Circuit]) -> None:
+    middle = tuple(CircuitEdge(f"a{layer}.h8", "m20", 1.0, True) for layer in range(1, 20))
+    circuit = replace(make_circuit(), edges=(CircuitEdge("a0.h0", "a29.h0<q>", 1.0, True), *middle))
+    figure = circuit_graph(circuit)
+    left, right = figure.layout.xaxis.range
+    xs = [x for trace in figure.data if trace.mode == "lines" and trace.x[0] is not None for x in trace.x]
+    assert min(xs) < -0.5
+    assert left < min(xs)
+    assert right > max(xs)
