@@ -8,19 +8,12 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from probe import plots_ablation
+from probe import findings_ablation, plots_ablation
 from probe.analyses.agreement import strongest
 from probe.analyses.effects import ESTIMATES, Effects
 from probe.analyses.removal_curve import ORDERS
 from probe.chapter import Chapter
-from probe.findings_ablation import (
-    ablation_findings,
-    ablation_limits,
-    ablation_uncertainty,
-    agreement_in_words,
-    few,
-    told_able,
-)  # fmt: skip
+from probe.findings_ablation import agreement_in_words, few, told_able
 from probe.markup import Html, el, join
 from probe.sections import figure, scrolling, section, token
 from probe.task_study import TaskStudy
@@ -109,14 +102,14 @@ def ablation_chapter(studies: Sequence[TaskStudy], metadata: Mapping[str, Any]) 
     tasks = ", ".join(f"{study.task.name} ({study.n} prompts)" for study in studies)
     return Chapter(
         summary=f"Removed one at a time on {tasks}.",
-        findings=[finding for study in studies for finding in ablation_findings(study)],
-        uncertainty=ablation_uncertainty(studies),
+        findings=[finding for study in studies for finding in findings_ablation.ablation_findings(study)],
+        uncertainty=findings_ablation.ablation_uncertainty(studies),
         sections={
             f"ablation-{index}": (f"Ablation: {study.task.name}", ablation_part(study, index, metadata))
             for index, study in enumerate(studies)
         },
         figures=figures,
-        limits=ablation_limits(studies),
+        limits=findings_ablation.ablation_limits(studies),
     )
 
 
