@@ -33,6 +33,7 @@ check: setup
 bench: setup
 	$(BIN)/python -m tests.benchmarks.cpu
 	$(BIN)/python -m tests.benchmarks.ablation
+	$(BIN)/python -m tests.benchmarks.circuits
 
 # Checks every statistic on a CUDA device and times it; exits with 2 where there is none.
 bench-gpu: setup
