@@ -30,13 +30,16 @@ from probe.study_folder import study_folder, write_run
 from probe.study_identity import versions
 from probe.study_prompts import means_jsonl, prompts_jsonl
 from probe.tasks.baseline import Baseline
-from probe.tasks.task import Task
+from probe.tasks.task import Task, clean_ids
 
 CIRCUIT_FILE, EDGES_FILE, PROMPTS_FILE, JUDGED_FILE = (
     "circuit.json", "edges.parquet", "prompts.jsonl", "judged.jsonl",
 )  # fmt: skip
 
 Say = Callable[[str], None]
+
+TIMED = 8
+"""Prompts of the forward from which the cost is foretold."""
 
 
 @dataclass(frozen=True)
@@ -55,15 +58,21 @@ def ready(loaded: Loaded, task: Task, plan: CircuitPlan, *, anyway: bool = False
     Raises TokensError where it does not (unless `anyway`).
     """
     tell = say or (lambda line: None)
-    begun = time.monotonic()
     able = able_baseline(loaded, task, anyway=anyway)
-    once = time.monotonic() - begun
     tell(f"{loaded.name}: {able.sentence}")
     running = Running(loaded.model)
     forwards = plan.forwards(running.n_heads * len(running.sites))
-    minutes = forwards * once * min(1.0, plan.judged / len(task.prompts)) / 60
-    tell(f"{task.name}: about {forwards:.0f} forwards over {plan.judged} prompts, {minutes:.0f} min at this speed")
+    minutes = forwards * min(plan.judged, len(task.prompts)) * _seconds_a_prompt(running, task) / 60
+    tell(f"{task.name}: about {forwards:.0f} forwards over {plan.judged} prompts, {max(minutes, 1):.0f} min here")
     return Ready(loaded, task, plan, able)
+
+
+def _seconds_a_prompt(running: Running, task: Task) -> float:
+    """Timed on a few prompts, after the model has been warmed up."""
+    ids = clean_ids(task.prompts[:TIMED])
+    begun = time.monotonic()
+    running.forward(ids)
+    return (time.monotonic() - begun) / len(ids)
 
 
 def circuit_folder(

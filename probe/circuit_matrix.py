@@ -119,5 +119,6 @@ def _write(made: Matrix, place: Path, missing: dict[str, str], command: str | No
     write_file(place / TRANSFER_FILE, formats.parquet(made.transfer, {}))
     write_file(place / REMOVED_FILE, formats.parquet(made.removed, {}))
     write_matrix_report(
-        made.circuits, made.overlaps, place, transfer=made.transfer, removed=made.removed, command=command
-    )
+        made.circuits, made.overlaps, place, transfer=made.transfer, removed=made.removed, not_done=missing,
+        command=command,
+    )  # fmt: skip
