@@ -27,7 +27,7 @@ def attribute_at_once(loaded: Loaded, task: Task, *, steps: int) -> Float[np.nda
     """Mean score of every edge over the task's prompts, in our sign: positive where the task needs the edge."""
     model = GraphModel(loaded)
     ids, twins, positions = clean_ids(task.prompts), corrupted_ids(task.prompts), metric_positions(task.prompts)
-    width = loaded.model.get_input_embeddings().weight.shape[1]  # type: ignore[index]
+    width = int(loaded.model.get_input_embeddings().weight.shape[1])  # type: ignore[index]
     dtype = loaded.model.dtype
     sources, targets = len(model.graph.sources), len(model.graph.targets)
     change = torch.zeros(*ids.shape, sources, width, dtype=dtype)
