@@ -23,13 +23,26 @@ _LOOKS = {
 }  # fmt: skip
 _TICKS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 
+ROOM = 1.6
+"""Two sizes are named on the axis where the larger is this many times the smaller."""
+
 
 def head_curve(points: Sequence[CurvePoint]) -> go.Figure:
     """Faithfulness against the number of heads kept, on a logarithmic axis."""
     figure = _curves(points, HEAD_ARMS, "all heads replaced")
     look(figure, "heads kept", "faithfulness", height=400)
     sizes = sorted({int(point.size) for point in points if point.arm in HEAD_ARMS and point.size > 0})
-    return figure.update_xaxes(type="log", tickvals=sizes, ticktext=[f"{size:,}" for size in sizes])
+    ticks = _apart(sizes)
+    return figure.update_xaxes(type="log", tickvals=ticks, ticktext=[f"{size:,}" for size in ticks], tickangle=0)
+
+
+def _apart(sizes: Sequence[int]) -> list[int]:
+    """Those of rising sizes that a logarithmic axis has room to name; the last is the whole model and always is."""
+    kept: list[int] = []
+    for size in sizes[:-1]:
+        if (not kept or size >= ROOM * kept[-1]) and sizes[-1] >= ROOM * size:
+            kept.append(size)
+    return [*kept, *sizes[-1:]]
 
 
 def edge_curve(points: Sequence[CurvePoint]) -> go.Figure:

@@ -44,3 +44,10 @@ def test_points_of_no_size_have_no_place_on_the_axis() -> None:
     points = [CurvePoint("heads", 0, 0, 0.0, 0.0, 0.0), CurvePoint("heads", 1, 1, 0.5, 0.4, 0.6)]
     line = next(trace for trace in head_curve(points).data if trace.fill is None)
     assert list(line.x) == [1]
+
+
+def test_sizes_that_would_overlap_on_the_axis_are_not_named():
+    points = [CurvePoint("heads", size, size, 0.5, 0.4, 0.6) for size in (1, 2, 5, 10, 20, 27, 28, 31, 35, 50, 270)]
+    axis = head_curve(points).layout.xaxis
+    assert list(axis.tickvals) == [1, 2, 5, 10, 20, 35, 270]
+    assert list(axis.ticktext)[-1] == "270"
