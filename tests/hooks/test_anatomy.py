@@ -72,7 +72,7 @@ def test_blocks_that_are_not_understood_are_refused(make, why):
 
 
 def test_a_hybrid_and_a_model_without_logits_are_refused(build):
-    with pytest.raises(HookError, match="block 0 .* has no attention"):
+    with pytest.raises(HookError, match=r"block 0 .* has no attention"):
         anatomy(build("qwen3_next").model)
     with pytest.raises(HookError, match="no logits"):
         anatomy(build("vit").model)
@@ -81,7 +81,7 @@ def test_a_hybrid_and_a_model_without_logits_are_refused(build):
 def test_a_block_that_adds_something_else_is_refused(llama):
     block = llama.model.model.layers[1]
     block.register_forward_hook(lambda _m, _i, output: output + 0.01)
-    with pytest.raises(HookError, match="block 1 .*is not the one that entered plus"):
+    with pytest.raises(HookError, match=r"block 1 .*is not the one that entered plus"):
         anatomy(llama.model)
 
 

@@ -247,9 +247,9 @@ def test_what_cannot_be_asked_is_refused(llama, make_task):
         attribute(llama, make_task(metric="accuracy"))
     with pytest.raises(TokensError, match="no corrupted twin"):
         attribute(llama, make_task(twins=False))
-    with pytest.raises(TokensError, match="m1 reads before|a0.h0<q> reads before"):
+    with pytest.raises(TokensError, match=r"a0\.h0<q> reads before"):
         edge_effect(llama, task, [("m1", "a0.h0<q>")])
-    with pytest.raises(ResultsError, match="no source 'a9.h0'"):
+    with pytest.raises(ResultsError, match=r"no source 'a9\.h0'"):
         edge_effect(llama, task, [("a9.h0", "logits")])
     with pytest.raises(TokensError, match="wanted bool"):
         edge_metric(llama, task, np.ones((2, 2), bool))

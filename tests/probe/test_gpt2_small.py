@@ -1,4 +1,4 @@
-"""The heads that are known in GPT-2 small, where its weights can be had: in the hub's cache, or where GPT2_SMALL says."""
+"""GPT-2 small's known heads, where its weights can be had: in the hub's cache, or in the folder GPT2_SMALL."""
 
 from __future__ import annotations
 
