@@ -221,7 +221,8 @@ class _Block:
         return torch.stack([z[:, :, m :: self._members] for m, z in enumerate(found)], 3).flatten(2, 3), rest
 
     def _mlp_forward(self, stream: Tensor, *args: Any, **kwargs: Any) -> Any:
-        read = self._normed(self._parts.mlp_norm, self._wiring.mlp_reads(self._layer, stream))
+        given = _changed(partial(self._wiring.mlp_reads, self._layer), stream)
+        read = self._normed(self._parts.mlp_norm, given)
         output = self._feed(read, *args, **kwargs)
         gave, rest = (output[0], output[1:]) if isinstance(output, tuple) else (output, None)
         write = self._normed(self._parts.mlp_post, gave)

@@ -17,7 +17,7 @@ from probe.errors import ResultsError
 from probe.formats import parquet, read_parquet
 from probe.store import write_file
 
-MOST_BYTES = 64 * 2**20
+MOST_BYTES = 512 * 2**20
 """A circuit file larger than this is refused: all 123,211 edges of SmolLM2 take 14 MiB."""
 
 _ROWS = {"nodes": CircuitNode, "edges": CircuitEdge, "curve": CurvePoint}

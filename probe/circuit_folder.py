@@ -18,7 +18,7 @@ from probe.analyses.edge_attribution import EdgeScores
 from probe.circuit_files import save
 from probe.circuit_memory import Memory, prompts_sha256
 from probe.circuit_plan import CircuitPlan
-from probe.circuit_study import FoundCircuit, find_circuit, judged_prompts
+from probe.circuit_study import FoundCircuit, check_prompts, find_circuit, judged_prompts
 from probe.machine import machine, now
 from probe.models import Loaded
 from probe.progress import Progress, silent
@@ -55,15 +55,17 @@ class Ready:
 def ready(loaded: Loaded, task: Task, plan: CircuitPlan, *, anyway: bool = False, say: Say | None = None) -> Ready:
     """Judge whether the model does the task, and say that and what the study will cost.
 
-    Raises TokensError where it does not (unless `anyway`).
+    Raises TokensError where it does not (unless `anyway`), and for prompts of which no circuit can be made.
     """
     tell = say or (lambda line: None)
+    check_prompts(task, judged_prompts(task, plan.judged)[0])
     able = able_baseline(loaded, task, anyway=anyway)
     tell(f"{loaded.name}: {able.sentence}")
     running = Running(loaded.model)
-    forwards = plan.forwards(running.n_heads * len(running.sites))
-    minutes = forwards * min(plan.judged, len(task.prompts)) * _seconds_a_prompt(running, task) / 60
-    tell(f"{task.name}: about {forwards:.0f} forwards over {plan.judged} prompts, {max(minutes, 1):.0f} min here")
+    forwards = plan.forwards(running.n_heads * len(running.sites), len(task.prompts))
+    minutes = forwards * _seconds_a_prompt(running, task) / 60
+    tests = ", tests of the circuit not counted" if plan.tests else ""
+    tell(f"{task.name}: about {forwards:,.0f} forwards of a prompt, {max(minutes, 1):.0f} min here{tests}")
     return Ready(loaded, task, plan, able)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -37,12 +37,14 @@ DRAWS = 10
 class Matrix:
     """circuits: one a task. overlaps: of every pair. transfer: every circuit on every task. removed: what both tasks of
     every pair lose without the heads that they share, and without those of one alone (`plots_transfer` has columns).
+    not_done: tasks that were asked for and have no circuit, with the reason.
     """
 
     circuits: tuple[Circuit, ...]
     overlaps: tuple[Overlap, ...]
     transfer: pd.DataFrame
     removed: pd.DataFrame
+    not_done: Mapping[str, str]
 
 
 def matrix(
@@ -62,7 +64,9 @@ def matrix(
     random circuits beside each transfer and each part removed. out gets matrix.json, transfer.parquet,
     removed.parquet and report.html. Raises TokensError for fewer than two tasks, and as `circuit_folder`.
     """
-    missing = not_done or {}
+    missing = dict(not_done or {})
+    if draws < 1:
+        raise TokensError(f"{draws} random draws; wanted 1 or more")
     names = [one.task.name for one in asked]
     if len(set(names)) != len(names) or len(names) < 2:
         raise TokensError(f"circuits of {', '.join(names) or 'no task'}; wanted two different tasks or more"
@@ -70,17 +74,36 @@ def matrix(
     place, begun = Path(out), time.monotonic()
     identity = {"study": {"matrix": names, "draws": draws}, "parts": {one.task.name: identity_of(one) for one in asked}}
     with study_folder(place, identity, {}, fresh=fresh):
-        found = [circuit_folder(one, place / one.task.name, say=say, progress=progress, command=None) for one in asked]
+        found, done = _circuits(asked, place, missing, say, progress)
         overlaps = tuple(
             overlap(a.circuit, b.circuit, seed=a.circuit.seed, scores_a=a.prompt_scores, scores_b=b.prompt_scores)
             for a, b in combinations(found, 2)
         )
-        moved, removed = _causal(asked, found, place, draws, progress)
-        made = Matrix(tuple(one.circuit for one in found), overlaps, transfer_table(moved), removed)
-        _write(made, place, missing, command)
+        moved, removed = _causal(done, found, place, draws, progress)
+        made = Matrix(tuple(one.circuit for one in found), overlaps, transfer_table(moved), removed, missing)
+        _write(made, place, command)
         state = {"state": "finished", "finished": now(), "seconds": time.monotonic() - begun, "machine": machine()}
         write_run(place, identity, state)
     return made
+
+
+def _circuits(
+    asked: Sequence[Ready], place: Path, missing: dict[str, str], say: Say | None, progress: Progress
+) -> tuple[list[FoundCircuit], list[Ready]]:
+    """The circuits that could be found, and of which tasks; the others join `missing` with the reason."""
+    found, done = [], []
+    for one in asked:
+        try:
+            found.append(circuit_folder(one, place / one.task.name, say=say, progress=progress))
+            done.append(one)
+        except TokensError as error:  # the others' circuits are not lost for it
+            missing[one.task.name] = str(error)
+            if say is not None:
+                say(f"{one.task.name} is not done: {error}")
+    if len(done) < 2:
+        told = "; ".join(f"{task}: {why}" for task, why in missing.items())
+        raise TokensError(f"circuits of {len(done)} of {len(asked)} tasks; wanted two or more; {told}")
+    return found, done
 
 
 def _causal(
@@ -106,11 +129,11 @@ def _causal(
     return moved, pd.concat(tables, ignore_index=True)
 
 
-def _write(made: Matrix, place: Path, missing: dict[str, str], command: str | None) -> None:
+def _write(made: Matrix, place: Path, command: str | None) -> None:
     document: dict[str, Any] = {
         "model": made.circuits[0].model,
         "tasks": [one.task for one in made.circuits],
-        "not_done": missing,
+        "not_done": made.not_done,
         "overlaps": [one.json() for one in made.overlaps],
         "pairs": formats.records(pair_table(made.overlaps)),
     }
@@ -119,6 +142,6 @@ def _write(made: Matrix, place: Path, missing: dict[str, str], command: str | No
     write_file(place / TRANSFER_FILE, formats.parquet(made.transfer, {}))
     write_file(place / REMOVED_FILE, formats.parquet(made.removed, {}))
     write_matrix_report(
-        made.circuits, made.overlaps, place, transfer=made.transfer, removed=made.removed, not_done=missing,
+        made.circuits, made.overlaps, place, transfer=made.transfer, removed=made.removed, not_done=made.not_done,
         command=command,
     )  # fmt: skip

@@ -48,10 +48,16 @@ class CircuitPlan:
             )
         if self.ranking not in (self.method, "exact"):
             raise TokensError(f"edges by {self.method} and heads by {self.ranking}; wanted the same, or heads exact")
-        if not 0 < self.faithful <= 1 or min(self.judged, self.steps, self.head_draws, self.edge_draws) < 1:
+        if (
+            not 0 < self.faithful <= 1
+            or self.judged < 2
+            or min(self.steps, self.head_draws, self.edge_draws) < 1
+            or self.seed < 0
+        ):
             raise TokensError(
                 f"faithful {self.faithful}, judged {self.judged}, steps {self.steps}, draws {self.head_draws} and "
-                f"{self.edge_draws}; wanted faithful above 0 and up to 1, the others 1 or more"
+                f"{self.edge_draws}, seed {self.seed}; wanted faithful above 0 and up to 1, judged 2 or more, steps "
+                "and draws 1 or more, seed 0 or more"
             )
 
     @property
@@ -64,10 +70,13 @@ class CircuitPlan:
         # Sizes are of the order of 1: a rounding of 1 - faithful must not decide.
         return abs(1 - point.faithfulness) <= 1 - self.faithful + 1e-12
 
-    def forwards(self, heads: int) -> float:
-        """Cost in plain forwards over as many prompts as are judged or scored; a backward counts two."""
+    def forwards(self, heads: int, scored: int) -> float:
+        """Cost in forwards of one prompt, of a model of so many heads and `scored` prompts; a backward counts two.
+
+        Tests of the circuit are not counted: they depend on how many heads it has.
+        """
         gradients = 2 + 3 * (self.steps if self.method == "eap-ig" else 1)
         ranked = heads / 2 if self.ranking == "exact" else 0
         head_sets = 3 + len(self.sizes) * (1 + self.head_draws)
         edge_sets = 2 + len(self.shares) * (2 + self.edge_draws)
-        return gradients + ranked + head_sets + _EDGE_RUN * edge_sets
+        return (gradients + ranked) * scored + (head_sets + _EDGE_RUN * edge_sets) * min(self.judged, scored)

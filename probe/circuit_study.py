@@ -16,7 +16,7 @@ from probe.analyses.circuit_tests import Completeness, Minimality, completeness,
 from probe.analyses.edge_attribution import EdgeScores, attribute
 from probe.analyses.edge_curve import EdgeCurve, edge_curve
 from probe.analyses.edge_runs import EdgeRuns
-from probe.analyses.faithfulness import faithfulness
+from probe.analyses.faithfulness import carried, faithfulness
 from probe.analyses.graph_model import GraphModel
 from probe.analyses.head_faithfulness import head_curve
 from probe.analyses.head_jobs import Job, head_jobs, missing_jobs
@@ -98,9 +98,11 @@ def find_circuit(
     model = GraphModel(loaded)
     model.running.verify()
     judged, said = judged_prompts(task, plan.judged)
-    scores = _edge_scores(loaded, task, plan, model, kept, progress)
+    check_prompts(task, judged)
     runs = HeadRuns(loaded, judged, known=kept.heads(judged))
-    runs.progress = progress
+    runs.progress, runs.remember = progress, kept.heads
+    carried(runs, seed=plan.seed)  # before anything long: there must be something to be faithful to
+    scores = _edge_scores(loaded, task, plan, model, kept, progress)
     values = _node_scores(loaded, task, plan, scores, kept, progress)
     mean = values.mean(1)
     order = sorted(runs.heads, key=lambda head: (-abs(mean[model.graph.source(head_node(*head))]), head))
@@ -117,10 +119,16 @@ def find_circuit(
         groups.setdefault(job.role or "no role", []).append(head)
     tests: tuple[tuple[Completeness, ...], tuple[Minimality, ...]] = ((), ())
     if plan.tests:
-        tests = (
-            completeness(runs, heads, groups, seed=plan.seed),
-            minimality(runs, heads, groups, seed=plan.seed),
-        )
+        try:
+            tests = (
+                completeness(runs, heads, groups, seed=plan.seed),
+                minimality(runs, heads, groups, seed=plan.seed),
+            )
+        except TokensError as error:  # half of the prompts may be too few; the circuit is not lost for it
+            notes = [*notes, f"Completeness and minimality were not tested: {error}"]
+    if model.running.n_kv_heads < model.running.n_heads:
+        notes = [*notes, "Edges into keys and values are counted for each query head; in the model those that share a "
+                         "key/value head are one."]  # fmt: skip
     words = [*said, *notes, *_unreached(plan.faithful, reached, edges_reached, len(order))]
     found = Circuit(
         model=loaded.name, n_layers=model.graph.n_layers, n_heads=model.graph.n_heads,
@@ -134,6 +142,24 @@ def find_circuit(
     )  # fmt: skip
     prompt_scores = PromptScores(values, task.groups)
     return FoundCircuit(found, scores, prompt_scores, able, task, judged, runs, *tests)
+
+
+def check_prompts(task: Task, judged: Task) -> None:
+    """Raises TokensError, before anything long, for prompts of which no circuit can be made."""
+    if not (task.paired and judged.paired):
+        raise TokensError(
+            f"task {task.name}: prompts have no corrupted twins; wanted a task that has (see `probe tasks`)"
+        )
+    if task.metric == "accuracy":
+        raise TokensError(
+            f"task {task.name}: accuracy has no gradient, by which edges are scored; wanted another metric"
+        )
+    for what, some in (("score the parts on", task), ("judge circuits on", judged)):
+        units = len(set(some.groups)) if some.groups else len(some.prompts)
+        if units < 2:
+            raise TokensError(
+                f"task {task.name}: {units} independent prompt to {what}; wanted two or more for an interval"
+            )
 
 
 def judged_prompts(task: Task, most: int) -> tuple[Task, list[str]]:

@@ -32,7 +32,7 @@ Judged = Annotated[int, typer.Option(help="Other prompts, at most, that faithful
 Method = Annotated[str, typer.Option(help="How edges are scored: eap-ig, or eap.")]
 Heads = Annotated[str, typer.Option("--heads", help="How heads are ranked: as their edges, or exact (slow).")]
 Steps = Annotated[int, typer.Option(help="Steps of the path of eap-ig.")]
-Faithful = Annotated[float, typer.Option(help="How much of the task a circuit must do.")]
+Faithful = Annotated[float, typer.Option(help="How near to the whole task a circuit must come: 0.8 takes 0.8 to 1.2.")]
 Tests = Annotated[bool, typer.Option("--tests", help="Test the heads for completeness and minimality too.")]
 Corruption = Annotated[str | None, typer.Option(help="How the corrupted twins are made. Default: the task's own.")]
 Metric = Annotated[str | None, typer.Option(help="What is measured. Default: the task's own.")]
@@ -68,6 +68,7 @@ def circuit(
     from probe.models import load
 
     plan = CircuitPlan(method, head_method, steps, faithful, judged, tests=tests, seed=seed)
+    _check_task(task)
     loaded = load(model, dtype=dtype, device=device)
     asked = _ready(loaded, task, plan, prompts, anyway, corruption=corruption, metric=metric, length=length)
     with on_terminal() as progress:
@@ -106,11 +107,13 @@ def matrix(
     from probe.models import load
 
     plan = CircuitPlan(method, head_method, steps, faithful, judged, tests=tests, seed=seed)
-    loaded = load(model, dtype=dtype, device=device)
-    asked, not_done = [], {}
     names = [name.strip() for name in tasks.split(",")]
     for name in names:
         _check_task(name)
+    if len(names) < 2 or len(set(names)) < len(names) or draws < 1:
+        raise TokensError(f"tasks {tasks}, {draws} draws; wanted two different tasks or more, 1 draw or more")
+    loaded = load(model, dtype=dtype, device=device)
+    asked, not_done = [], {}
     for name in names:
         try:
             asked.append(_ready(loaded, name, plan, prompts, False))
@@ -122,7 +125,7 @@ def matrix(
             asked, out, not_done=not_done, draws=draws, fresh=fresh, say=_say, progress=progress, command=_command()
         )
     if as_json:
-        document = {"circuits": [circuit_summary(one) for one in found.circuits], "not_done": not_done,
+        document = {"circuits": [circuit_summary(one) for one in found.circuits], "not_done": dict(found.not_done),
                     "overlaps": [one.json() for one in found.overlaps]}  # fmt: skip
         print(json.dumps(document, allow_nan=False))
         return
@@ -137,7 +140,6 @@ def _ready(loaded: Loaded, name: str, plan: CircuitPlan, prompts: int, anyway: b
     from probe.circuit_folder import ready
     from probe.tasks.build import build
 
-    _check_task(name)
     return ready(loaded, build(name, loaded, prompts=prompts, seed=plan.seed, **how), plan, anyway=anyway, say=_say)
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
+from jaxtyping import Float
 
 from probe.plots import COLOURS, DIVERGING, INK, look
 from probe.plots_overlap import word_matrix
@@ -63,7 +64,7 @@ def removed_table(a: str, b: str, found: Sequence[PartEffect]) -> pd.DataFrame:
 
     `a`, `b`, `task`, `part` in words, `heads` (their number), `lost` with `_low`, `_high`: share of what the task loses
     with all heads replaced; `random`, `_low`, `_high`: mean and range of the draws, in the same share; `p` for losing
-    more than the draws. Draws have no share (NaN) where the part itself loses nothing at all.
+    more than the draws. Draws have no share (NaN) where the part itself loses nothing at all, or there are none.
     """
     words = {"shared": SHARED, "only_a": f"heads of {a} alone", "only_b": f"heads of {b} alone"}
     rows = []
@@ -71,9 +72,13 @@ def removed_table(a: str, b: str, found: Sequence[PartEffect]) -> pd.DataFrame:
         unit = one.share / one.effect if one.effect else np.nan
         random = one.random * unit
         rows.append((a, b, one.task, words[one.part], len(one.heads), one.share, one.share_low, one.share_high,
-                     random.mean(), random.min(), random.max(), one.p_value))  # fmt: skip
+                     *_mean_and_range(random), one.p_value))  # fmt: skip
     spread = [f"{name}{end}" for name in ("lost", "random") for end in ("", "_low", "_high")]
     return pd.DataFrame(rows, columns=["a", "b", "task", "part", "heads", *spread, "p"])
+
+
+def _mean_and_range(values: Float[np.ndarray, "draws"]) -> tuple[float, float, float]:
+    return (values.mean(), values.min(), values.max()) if len(values) else (np.nan, np.nan, np.nan)
 
 
 def removed_marks(removed: pd.DataFrame) -> go.Figure:

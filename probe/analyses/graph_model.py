@@ -85,6 +85,8 @@ class GraphModel:
 
         share: of `WRITE_BYTES`. Raises TokensError where prompts have no twins, or write the same as their twins.
         """
+        if not prompts:
+            raise TokensError(f"task {task.name}: no prompts chosen; wanted at least one")
         ids, twins = clean_ids(prompts), corrupted_ids(prompts)
         size = torch.finfo(self.model.dtype).bits // 8
         width = self.model.get_input_embeddings().weight.shape[1]  # type: ignore[index]

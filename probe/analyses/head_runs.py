@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -54,6 +54,7 @@ class HeadRuns:
         self.replacement = replacement(self.running, task, mode)
         self.layer_forwards = 0.0
         self.progress: Progress = silent
+        self.remember: Callable[[Task], Known[frozenset[Head]]] | None = None
         self._known: Known[frozenset[Head]] = {} if known is None else known
 
     def replaced(self, sets: Sequence[Iterable[Head]]) -> Float[np.ndarray, "sets n"]:
@@ -94,9 +95,14 @@ class HeadRuns:
         return np.asarray(self.replaced([self.heads])[0])
 
     def on(self, task: Task) -> HeadRuns:
-        """The same of other prompts; whether runs may start at the edited layer is not asked anew."""
-        other = HeadRuns(self.loaded, task, mode=self.mode)
+        """The same of other prompts, with what `remember` has of them.
+
+        Whether runs may start at the edited layer is not asked anew.
+        """
+        known = None if self.remember is None else self.remember(task)
+        other = HeadRuns(self.loaded, task, mode=self.mode, known=known)
         other.sweep.share_prefix = self.sweep.shares
+        other.progress, other.remember = self.progress, self.remember
         return other
 
     def _checked(self, members: Iterable[Head]) -> frozenset[Head]:

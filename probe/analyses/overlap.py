@@ -194,7 +194,7 @@ def overlap(
     give equal results. Raises ResultsError for circuits of different models or shapes, for one without a head, and
     for fewer than one draw or resample.
     """
-    _check(a, b, draws, resamples)
+    _check(a, b, draws, resamples, seed)
     members_a, members_b = member_mask(a), member_mask(b)
     layers = np.repeat(np.arange(len(a.graph.attention)), a.n_heads)
     measures = {"weighted": WEIGHTED_JACCARD, "ranks": RANK_BIASED, "spearman": SPEARMAN}
@@ -227,15 +227,17 @@ def plain_chance(a: int, b: int, n: int) -> float:
     return a * b / n
 
 
-def _check(a: Circuit, b: Circuit, draws: int, resamples: int) -> None:
+def _check(a: Circuit, b: Circuit, draws: int, resamples: int, seed: int) -> None:
     if (a.model, a.graph) != (b.model, b.graph):
         shapes = [f"{one.model} with {one.n_layers} layers of {one.n_heads} heads" for one in (a, b)]
         raise ResultsError(f"circuits of {shapes[0]} and of {shapes[1]}; wanted two of one model")
     for one in (a, b):
         if not one.heads:
             raise ResultsError(f"the circuit of {one.task} holds no head, so there is nothing to share; find it first")
-    if min(draws, resamples) < 1:
-        raise ResultsError(f"{draws} draws and {resamples} resamples; wanted 1 or more of each")
+    if min(draws, resamples) < 1 or seed < 0:
+        raise ResultsError(
+            f"{draws} draws, {resamples} resamples, seed {seed}; wanted 1 or more of each, seed 0 or more"
+        )
 
 
 def _roles(a: Circuit, b: Circuit) -> tuple[RoleOverlap, ...]:
@@ -274,6 +276,7 @@ def _notes(a: Circuit, b: Circuit, found: Noise | None) -> tuple[str, ...]:
         for what, one, other in (
             ("method", a.method, b.method),
             ("ablation", a.ablation, b.ablation),
+            *(() if a.task != b.task else (("corruption", a.corruption, b.corruption), ("metric", a.metric, b.metric))),
             ("definitions", a.definitions, b.definitions),
         )
         if one != other

@@ -106,9 +106,8 @@ def _resampled(
 
 
 def _top(circuit: Circuit, scores: Float[np.ndarray, "rows heads"]) -> Bool[np.ndarray, "rows heads"]:
-    """As many of the best heads of every row as the circuit has."""
-    signed = all(circuit.score_of(head) >= 0 for head in circuit.heads)
-    best = np.argsort(-(scores if signed else np.abs(scores)), axis=-1, kind="stable")[:, : len(circuit.heads)]
+    """As many heads of the largest |score| of every row as the circuit has, as `circuit_study` ranks them."""
+    best = np.argsort(-np.abs(scores), axis=-1, kind="stable")[:, : len(circuit.heads)]
     chosen = np.zeros(scores.shape, dtype=bool)
     np.put_along_axis(chosen, best, True, axis=-1)
     return chosen

@@ -104,6 +104,8 @@ def transfer(
     if runs is None:
         loaded = model if isinstance(model, Loaded) else load(model)
         runs = HeadRuns(loaded, task if isinstance(task, Task) else build(task, loaded, prompts=prompts, seed=seed))
+    if isinstance(circuit, Circuit) and circuit.model != runs.loaded.name:
+        raise TokensError(f"a circuit of {circuit.model} on {runs.loaded.name}; wanted one of the same model")
     heads = tuple(sorted(set(circuit.heads if isinstance(circuit, Circuit) else circuit)))
     if not heads or draws < 1:
         raise TokensError(f"transfer of {len(heads)} heads, {draws} random draws; wanted 1 or more of each")
@@ -129,11 +131,11 @@ def part_effects(
     """What the task of `runs` loses with the heads replaced that two circuits share, and those of each alone.
 
     To be called for both tasks. The random heads of each part have its number in every layer (the nearest layer
-    where one runs out, `retrieval_ablation.matched_draw`) and come from neither circuit.
+    where one runs out, `retrieval_ablation.matched_draw`) and come from neither circuit; where the circuits leave too
+    few others, a part has no random heads and its p-value is NaN.
 
     Cost: 2 + 3 · (1 + draws) forwards over all prompts at most, each less the blocks below its lowest head. Raises
-    TokensError for fewer than one draw, heads that the model lacks, circuits that leave too few others to draw from,
-    and where the heads contribute nothing to the task.
+    TokensError for fewer than one draw, heads that the model lacks, and where the heads contribute nothing to the task.
     """
     if draws < 1:
         raise TokensError(f"{draws} random draws; wanted 1 or more")
@@ -146,10 +148,10 @@ def part_effects(
     )
 
 
-def _others(
-    runs: HeadRuns, members: Sequence[Head], union: set[Head], draws: int, seed: int
-) -> list[tuple[Head, ...]]:
+def _others(runs: HeadRuns, members: Sequence[Head], union: set[Head], draws: int, seed: int) -> list[tuple[Head, ...]]:
     pool = [head for head in runs.heads if head not in union or head in members]
+    if 2 * len(members) > len(pool):
+        return []
     return [matched_draw(members, pool, np.random.default_rng([seed, draw])) for draw in range(draws)]
 
 
@@ -162,10 +164,10 @@ def _part_effect(
     drawn: Sequence[Sequence[Head]],
     seed: int,
 ) -> PartEffect:
-    random = (runs.clean - runs.replaced(drawn)).mean(axis=1)
+    random = (runs.clean - runs.replaced(drawn)).mean(axis=1) if drawn else np.empty(0)
     spread = bootstrap(effect[:, None], groups=runs.task.groups, seed=seed)
     share = ratio_of_means(effect[:, None], whole, groups=runs.task.groups, seed=seed)
-    p_value = (1 + int((random >= spread.mean[0]).sum())) / (1 + len(drawn))
+    p_value = (1 + int((random >= spread.mean[0]).sum())) / (1 + len(drawn)) if drawn else float("nan")
     return PartEffect(
         runs.task.name, part, members,
         float(spread.mean[0]), float(spread.low[0]), float(spread.high[0]),

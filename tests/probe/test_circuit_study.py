@@ -160,7 +160,8 @@ def test_a_matrix_says_what_is_shared_and_what_sharing_does(planted, tmp_path):
 def test_plans_that_nothing_can_be_made_of_are_refused():
     for wrong, why in (
         ({"method": "acdc"}, "method 'acdc'"), ({"head_method": "eap"}, "edges by eap-ig and heads by eap"),
-        ({"faithful": 0.0}, "faithful 0.0"), ({"judged": 0}, "judged 0"), ({"steps": 0}, "steps 0"),
+        ({"faithful": 0.0}, "faithful 0.0"), ({"judged": 1}, "judged 1"), ({"steps": 0}, "steps 0"),
+        ({"seed": -1}, "seed -1"),
     ):  # fmt: skip
         with pytest.raises(TokensError, match=why):
             CircuitPlan(**wrong)
@@ -176,6 +177,49 @@ def test_a_task_that_the_model_fails_is_refused(planted):
     hard = replace(build("recall", planted, prompts=8), chance=1.0)
     with pytest.raises(TokensError, match="cannot do"):
         circuit(planted, hard)
+
+
+def test_prompts_of_which_no_circuit_can_be_made_are_refused_before_anything_long(planted, monkeypatch):
+    monkeypatch.setattr("probe.circuit_study.attribute", lambda *_a, **_k: pytest.fail("scored"))
+    task = build("recall", planted, prompts=8)
+    alone = replace(task, prompts=tuple(replace(one, corrupted_ids=None) for one in task.prompts))
+    same = replace(
+        task, prompts=tuple(replace(one, corrupted_ids=one.clean_ids) for one in task.prompts), held_out=()
+    )  # fmt: skip
+    one_group = replace(task, prompts=tuple(replace(one, group="a") for one in task.prompts))
+    for made, why in (
+        (alone, "no corrupted twins"), (same, "are the prompts themselves"), (one_group, "1 independent prompt"),
+        (replace(task, metric="accuracy"), "another metric"),
+        (replace(task, prompts=task.prompts[:1]), "1 independent"),
+    ):  # fmt: skip
+        with pytest.raises(TokensError, match=why):
+            circuit(planted, made, anyway=True)
+
+
+def test_tests_of_the_circuit_are_remembered_too(planted, tmp_path, monkeypatch):
+    plan = CircuitPlan(sizes=(5,), shares=(0.01, 1.0), head_draws=1, tests=True)
+    asked = ready(planted, build("recall", planted, prompts=8), plan)
+    circuit_folder(asked, tmp_path)
+    monkeypatch.setattr("probe.analyses.exact.ExactSweep.ablated", lambda *_a, **_k: pytest.fail("run again"))
+    again = circuit_folder(asked, tmp_path)
+    assert again.minimality
+    assert json.loads((tmp_path / "run.json").read_text())["computed"] == 0
+
+
+def test_a_task_without_a_circuit_does_not_cost_the_others_theirs(planted, tmp_path, monkeypatch):
+    asked = [ready(planted, build(name, planted, prompts=8), SMALL) for name in ("recall", "translate", "names")[:2]]
+    third = replace(asked[0], task=replace(asked[0].task, name="third"))
+    real = folder_module.find_circuit
+
+    def fails(loaded, task, *rest, **how):
+        if task.name == "third":
+            raise TokensError("nothing to be faithful to")
+        return real(loaded, task, *rest, **how)
+
+    monkeypatch.setattr(folder_module, "find_circuit", fails)
+    made = matrix([asked[0], third, asked[1]], tmp_path / "m", draws=2)
+    assert [one.task for one in made.circuits] == ["recall", "translate"]
+    assert made.not_done == {"third": "nothing to be faithful to"}
 
 
 def test_the_lines_and_the_numbers_say_the_circuit(found):
@@ -204,7 +248,10 @@ def test_the_command_writes_the_folder_and_prints_json(tmp_path, capsys):
     [
         (["circuit", "planted-circuits", "--task", "nonsense"], "unknown task 'nonsense'"),
         (["circuit", "planted-circuits", "--task", "recall", "--method", "acdc"], "method 'acdc'"),
+        (["circuit", "nosuchmodel", "--task", "nonsense"], "unknown task 'nonsense'"),
         (["matrix", "planted-circuits", "--tasks", "recall"], "two different tasks or more"),
+        (["matrix", "planted-circuits", "--tasks", "recall,recall"], "two different tasks or more"),
+        (["matrix", "planted-circuits", "--tasks", "recall,translate", "--draws", "0"], "0 draws"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(asked, why, tmp_path, capsys):

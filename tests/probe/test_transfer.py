@@ -128,3 +128,12 @@ def test_ioi_heads_of_smollm2_do_less_of_greater_than():
     own = transfer(loaded, heads, "ioi", prompts=8, draws=5)
     other = transfer(loaded, heads, "greater_than", prompts=8, draws=5)
     assert own.low > max(own.random.max(), other.high)
+
+
+def test_a_part_that_leaves_too_few_others_has_no_random_heads(planted):
+    """Nearly all heads in one circuit: nothing is left to draw from, and the part is measured all the same."""
+    runs = planted(0)[0][TASKS[0]]
+    (part,) = part_effects(runs, runs.heads[:-1], runs.heads[:-1], draws=2)
+    assert len(part.random) == 0
+    assert np.isnan(part.p_value)
+    assert np.isfinite(part.effect)
