@@ -17,10 +17,9 @@ from probe.statistics import LEVEL, resample_counts
 class Noise:
     """The number of shared heads over bootstrap resamples of the prompts.
 
-    Each resample picks circuits of the same sizes anew, by the mean score of its prompts, or by the size of it where
-    the circuit holds heads of negative score. low, high: 95 % percentile interval. mean: over the resamples. again:
-    shared by the circuits picked from all prompts once. kept_a, kept_b: how many heads of each circuit that pick
-    holds; all of them where it was found by these scores.
+    Each resample picks circuits of the same sizes anew, by the size of its prompts' mean score. low, high: 95 %
+    percentile interval. mean: over the resamples. again: shared by the circuits picked from all prompts once. kept_a,
+    kept_b: how many heads of each circuit that pick holds; all of them where it was found by these scores.
 
     self_a, self_b: how many heads two resamples of the same circuit share on average. Two sets of prompts share
     somewhat more, for a resample has the noise of the prompts twice.

@@ -161,8 +161,10 @@ def test_circuits_that_cannot_be_compared(pair, make_small_circuit):
     for circuit, words in wrong:
         with pytest.raises(ResultsError, match=words):
             overlap(a, circuit, draws=9)
-    with pytest.raises(ResultsError, match="0 draws and 2000 resamples; wanted 1 or more"):
+    with pytest.raises(ResultsError, match="0 draws, 2000 resamples, seed 0; wanted 1 or more"):
         overlap(a, b, draws=0)
+    with pytest.raises(ResultsError, match="seed -1"):
+        overlap(a, b, seed=-1)
     with pytest.raises(ResultsError, match="scores of greater_than have shape"):
         overlap(a, b, draws=9, scores_a=strong(a, 5, 0), scores_b=strong(b, 6, 0))
 

@@ -32,9 +32,9 @@ def pair(make_small_circuit):
 
 
 def picked(circuit, scores: PromptScores, counts: np.ndarray) -> set[str]:
-    """The heads of the highest weighted sum, one resample."""
+    """The heads of the largest weighted sum by size, one resample."""
     total = {name: (scores.values[circuit.graph.source(name)] * counts).sum() for name in circuit.graph.heads}
-    return set(sorted(total, key=lambda name: -total[name])[: len(circuit.heads)])
+    return set(sorted(total, key=lambda name: -abs(total[name]))[: len(circuit.heads)])
 
 
 @pytest.mark.parametrize("grouped", [False, True])
@@ -109,9 +109,6 @@ def test_heads_that_hurt_are_found_again_by_the_size_of_their_score(make_small_c
         values[a.graph.source(name)] = value
     found = noise(a, a, PromptScores(values), PromptScores(values), resamples=20, seed=0)
     assert (found.kept_a, found.again) == (3, 3)
-    # The same numbers for a circuit of helpers only: its three best do not hold the head at −3.
-    helpers = make_small_circuit(A, prompts=40)
-    assert noise(helpers, helpers, PromptScores(values), PromptScores(values), resamples=20, seed=0).kept_a == 2
 
 
 def test_scores_of_another_shape_are_refused(pair):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -99,7 +100,8 @@ def test_a_circuit_object_brings_its_task_and_its_heads(planted):
     inside = {head_node(*head) for head in truth["recall"].heads}
     nodes = tuple(CircuitNode(name, 0.0, 0.0, 0.0, name in inside) for name in graph.heads)
     circuit = Circuit(
-        "planted", graph.n_layers, graph.n_heads, graph.n_heads, False, None, "recall", "logit_diff", "eap", "resample",
+        runs["recall"].loaded.name, graph.n_layers, graph.n_heads, graph.n_heads, False, None, "recall", "logit_diff",
+        "eap", "resample",
         "new_pairs", 12, "0" * 64, 0, "1", nodes,
     )  # fmt: skip
     found = transfer(runs["translate"].loaded, circuit, runs["translate"].task, draws=4, runs=runs["translate"])
@@ -108,6 +110,8 @@ def test_a_circuit_object_brings_its_task_and_its_heads(planted):
     assert found.sentence.startswith("The circuit of recall (4 heads) does 1.00 [1.00, 1.00] of translate; 4 random")
     again = transfer(runs["translate"].loaded, circuit, runs["translate"].task, draws=4)
     assert np.array_equal(again.random, found.random)
+    with pytest.raises(TokensError, match="a circuit of another on"):
+        transfer(runs["translate"].loaded, replace(circuit, model="another"), runs["translate"].task, draws=4)
 
 
 def test_what_cannot_be_transferred_is_refused(planted):
