@@ -1,6 +1,6 @@
 """Edge attribution beside two peers, in one run: time, memory, and that the scores agree. One JSON and one table.
 
-    python -m tests.benchmarks.circuits [--quick] [--turns 3]
+    python -m tests.benchmarks.circuits [--quick] [--brief] [--turns 3]
 
 SmolLM2-135M, IOI, integrated gradients in 5 steps. Beside `attribute` (all 123,211 edges) run
 
@@ -54,6 +54,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="4 and 8 prompts, one turn: does it run?")
     parser.add_argument("--turns", type=int, default=3, help="how often each run of 16 prompts is made")
+    parser.add_argument("--brief", action="store_true", help="without bfloat16 and without the peer's 64 prompts")
     asked = parser.parse_args()
     few, many, turns = (4, 8, 1) if asked.quick else (16, 64, asked.turns)
     loaded = load(NAME)
@@ -61,7 +62,7 @@ def main() -> None:
     config = loaded.model.config
     graph = Graph(config.num_hidden_layers, config.num_attention_heads)
     with tempfile.TemporaryDirectory() as folder:
-        rows = compared(task, graph, Path(folder), turns) + larger(many, Path(folder))
+        rows = compared(task, graph, Path(folder), turns, asked.brief) + larger(many, Path(folder), asked.brief)
     document = {"machine": machine(), "task": f"IOI, prompts of {task.length} tokens, {STEPS} steps", "rows": rows}
     if not asked.quick:
         (RESULTS / "circuits.json").write_text(json.dumps(document, indent=1) + "\n")
@@ -69,7 +70,7 @@ def main() -> None:
     print(table(document))
 
 
-def compared(task: Task, graph: Graph, folder: Path, turns: int) -> list[Run]:
+def compared(task: Task, graph: Graph, folder: Path, turns: int, brief: bool) -> list[Run]:
     """Ours and every peer on the same prompts, in turns."""
     prompts = len(task.prompts)
     works: dict[str, Callable[[], Run]] = {
@@ -79,7 +80,7 @@ def compared(task: Task, graph: Graph, folder: Path, turns: int) -> list[Run]:
     kit = circuitkit_python()
     if kit is not None:
         file = written(task, folder)
-        for dtype in ("bfloat16", "float32"):
+        for dtype in ("float32",) if brief else ("bfloat16", "float32"):
             name = f"circuitkit {kit_version(kit)}, nodes, {dtype}"
             works[name] = partial(circuitkit, kit, task, file, dtype, folder)
     runs: dict[str, list[Run]] = {name: [] for name in works}
@@ -99,8 +100,10 @@ def compared(task: Task, graph: Graph, folder: Path, turns: int) -> list[Run]:
     return rows
 
 
-def larger(prompts: int, folder: Path) -> list[Run]:
-    """Both ways to all edges on more prompts, once."""
+def larger(prompts: int, folder: Path, brief: bool) -> list[Run]:
+    """Both ways to all edges on more prompts, once; in brief ours alone."""
+    if brief:
+        return [row("headprobe, all edges", prompts, [child("ours", prompts, folder)])]
     ours, peer = (child(job, prompts, folder) for job in ("ours", "at-once"))
     rows = [row("headprobe, all edges", prompts, [ours]), row("as the EAP-IG package", prompts, [peer], beside=[ours])]
     rows[1]["scores"] = close(peer["scores"], ours["scores"]) + " of ours"
