@@ -96,7 +96,8 @@ def circuit_folder(
     tell, begun = say or (lambda line: None), time.monotonic()
     judged, _ = judged_prompts(asked.task, asked.plan.judged)
     files = {PROMPTS_FILE: prompts_jsonl([asked.task]), JUDGED_FILE: prompts_jsonl([judged])}
-    with study_folder(Path(out), identity_of(asked), files, fresh=fresh) as ledger:
+    identity = identity_of(asked)
+    with study_folder(Path(out), identity, files, fresh=fresh) as ledger:
         if ledger.notice is not None:
             tell(ledger.notice)
         before = len(ledger)
@@ -106,9 +107,7 @@ def circuit_folder(
         ledger.sort()
         _write(found, ledger.path.parent, command)
         run = {"state": "finished", "finished": now(), "seconds": time.monotonic() - begun, "machine": machine()}
-        write_run(
-            ledger.path.parent, identity_of(asked), {**run, "pieces": len(ledger), "computed": len(ledger) - before}
-        )
+        write_run(ledger.path.parent, identity, {**run, "pieces": len(ledger), "computed": len(ledger) - before})
     return found
 
 

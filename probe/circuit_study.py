@@ -16,7 +16,7 @@ from probe.analyses.circuit_tests import Completeness, Minimality, completeness,
 from probe.analyses.edge_attribution import EdgeScores, attribute
 from probe.analyses.edge_curve import EdgeCurve, edge_curve
 from probe.analyses.edge_runs import EdgeRuns
-from probe.analyses.faithfulness import carried, faithfulness
+from probe.analyses.faithfulness import carried, faithfulness, measured
 from probe.analyses.graph_model import GraphModel
 from probe.analyses.head_faithfulness import head_curve
 from probe.analyses.head_jobs import Job, head_jobs, missing_jobs
@@ -213,8 +213,7 @@ def _smallest(runs: HeadRuns, order: Sequence[Head], curve: list[CurvePoint], pl
     while high - low > 1:
         middle = (low + high) // 2
         found = faithfulness(runs, [order[:middle]], seed=plan.seed)
-        mean, lower, upper = (float(part[0]) for part in (found.mean, found.low, found.high))
-        point = CurvePoint("heads", middle, middle, mean, lower, upper)
+        point = measured("heads", middle, middle, found, 0)
         curve.append(point)
         low, high = (low, middle) if plan.holds(point) else (middle, high)
     curve.sort(key=lambda point: (point.arm, point.size))

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from probe.planted_words import word_tokenizer
 
 TASK_NAMES = ("recall", "translate")
 """The two tasks; each has a domain of its own, in this order."""
@@ -40,17 +37,7 @@ def domain_of(task: str) -> slice:
 
 def circuit_tokenizer() -> PreTrainedTokenizerFast:
     """One token per word between white space; adds no specials itself; the four marks are special tokens."""
-    tokenizer = Tokenizer(WordLevel({word: i for i, word in enumerate(CIRCUIT_WORDS)}, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = WhitespaceSplit()
-    # The annotation stands in for the types that transformers does not give.
-    make: Callable[..., PreTrainedTokenizerFast] = PreTrainedTokenizerFast
-    return make(
-        tokenizer_object=tokenizer,
-        bos_token="<bos>",
-        unk_token="<unk>",
-        extra_special_tokens=["<sep>", "<ask>"],
-        name_or_path="planted-circuits",
-    )
+    return word_tokenizer(CIRCUIT_WORDS, ("<sep>", "<ask>"), "planted-circuits")
 
 
 def has_circuit_words(tokenizer: PreTrainedTokenizerBase | None) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
@@ -38,7 +38,11 @@ def planted_words() -> list[str]:
 
 def planted_tokenizer() -> PreTrainedTokenizerFast:
     """One token per word between white space; adds no specials itself; the four marks are special tokens."""
-    words = planted_words()
+    return word_tokenizer(planted_words(), ("<sep>", "<end>"), "planted")
+
+
+def word_tokenizer(words: Sequence[str], marks: Sequence[str], name: str) -> PreTrainedTokenizerFast:
+    """One token per word between white space, ids in the order of `words`, which hold `<bos>`, `<unk>` and `marks`."""
     tokenizer = Tokenizer(WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = WhitespaceSplit()
     # The annotation stands in for the types that transformers does not give.
@@ -47,6 +51,6 @@ def planted_tokenizer() -> PreTrainedTokenizerFast:
         tokenizer_object=tokenizer,
         bos_token="<bos>",
         unk_token="<unk>",
-        extra_special_tokens=["<sep>", "<end>"],
-        name_or_path="planted",
+        extra_special_tokens=list(marks),
+        name_or_path=name,
     )

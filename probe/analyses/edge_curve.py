@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from probe.analyses.edge_runs import EdgeRuns
-from probe.analyses.faithfulness import faithfulness
+from probe.analyses.faithfulness import faithfulness, measured
 from probe.analyses.selection import SHARES, area, distance_area, edge_count, prune, random_edges, top_edges
 from probe.circuit import CurvePoint
 from probe.errors import TokensError
@@ -62,8 +62,7 @@ def edge_curve(
     found = faithfulness(runs, asked, seed=seed)
     points = []
     for place, ((arm, share), keep) in enumerate(circuits.items()):
-        mean, low, high = (float(part[place]) for part in (found.mean, found.low, found.high))
-        points.append(CurvePoint(arm, share, int(keep.sum()), mean, low, high))
+        points.append(measured(arm, share, int(keep.sum()), found, place))
     place = len(circuits)
     for share, several in drawn.items():
         values = found.mean[place : place + draws]

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 from jaxtyping import Float
 
+from probe.circuit import CurvePoint
 from probe.errors import TokensError
 from probe.models import Loaded
 from probe.ratio import clearly_positive, ratio_of_means
@@ -47,6 +48,12 @@ def faithfulness(runs: Runs, circuits: Sequence[Any], *, seed: int = 0) -> Summa
     whole = carried(runs, seed=seed)
     part = runs.kept(circuits) - runs.empty
     return ratio_of_means(part.T, whole, groups=runs.task.groups, seed=seed)
+
+
+def measured(arm: str, size: float, count: int, found: Summary, place: int) -> CurvePoint:
+    """One circuit of `faithfulness` as a point of a curve."""
+    mean, low, high = (float(part[place]) for part in (found.mean, found.low, found.high))
+    return CurvePoint(arm, size, count, mean, low, high)
 
 
 def carried(runs: Runs, *, seed: int = 0) -> Float[np.ndarray, "n"]:

@@ -11,14 +11,13 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from probe.analyses.faithfulness import faithfulness
+from probe.analyses.faithfulness import faithfulness, measured
 from probe.analyses.head_runs import HeadRuns
 from probe.analyses.selection import random_heads
 from probe.analyses.units import Head
 from probe.circuit import CurvePoint
 from probe.errors import TokensError
 from probe.models import Loaded
-from probe.statistics import Summary
 from probe.tasks.task import Task
 
 SIZES = (1, 2, 5, 10, 20, 50, 100)
@@ -66,14 +65,9 @@ def head_curve(
     drawn = [one for count in counts for one in random_circuits(runs, order[:count], random_draws, seed=seed)]
     ranked = [tuple(order[:count]) for count in (*counts, everyone)]
     found = faithfulness(runs, [*ranked, *drawn], seed=seed)
-    points = [_point("heads", count, found, place) for place, count in enumerate((*counts, everyone))]
+    points = [measured("heads", count, count, found, place) for place, count in enumerate((*counts, everyone))]
     random = found.mean[len(ranked) :].reshape(len(counts), random_draws)
     for count, values in zip(counts, random, strict=True):
         low, high = float(values.min()), float(values.max())
         points.append(CurvePoint("random_heads", count, count, float(values.mean()), low, high))
     return points
-
-
-def _point(arm: str, count: int, found: Summary, place: int) -> CurvePoint:
-    mean, low, high = (float(part[place]) for part in (found.mean, found.low, found.high))
-    return CurvePoint(arm, count, count, mean, low, high)
