@@ -224,7 +224,7 @@ def test_planted_heads_that_hurt_are_shared_too(shared):
 def test_circuits_of_the_real_model():
     loaded = load("smollm2-135m")
     found = {
-        name: found_circuit("smollm2", loaded, build(name, loaded, prompts=8, seed=0), 20, steps=1)
+        name: found_circuit("smollm2", loaded, build(name, loaded, prompts=8, seed=0), 20, absolute=True, steps=1)
         for name in ("ioi", "greater_than")
     }
     (a, scores_a), (b, scores_b) = found.values()
