@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from probe.analyses.retrieval_ablation import AblationPlan as AblationPlan
     from probe.analyses.retrieval_result import RetrievalResult as RetrievalResult
     from probe.analyses.transfer import transfer as transfer
-    from probe.circuit_plan import CircuitPlan as CircuitPlan
-    from probe.circuit_study import circuit as circuit
+    from probe.circuits.plan import CircuitPlan as CircuitPlan
+    from probe.circuits.study import circuit as circuit
     from probe.errors import ModelError as ModelError
     from probe.errors import ProbeError as ProbeError
     from probe.errors import ResultsError as ResultsError
@@ -33,13 +33,13 @@ if TYPE_CHECKING:
     from probe.models import Loaded as Loaded
     from probe.models import list_models as list_models
     from probe.models import load as load
-    from probe.planted import PLANTED_ROLES as PLANTED_ROLES
-    from probe.planted import planted_gpt2 as planted_gpt2
-    from probe.planted import planted_llama as planted_llama
-    from probe.report import write_report as write_report
+    from probe.page.report import write_report as write_report
+    from probe.planted.models import PLANTED_ROLES as PLANTED_ROLES
+    from probe.planted.models import planted_gpt2 as planted_gpt2
+    from probe.planted.models import planted_llama as planted_llama
     from probe.scan import scan as scan
-    from probe.study import study as study
-    from probe.study_file import Study as Study
+    from probe.studies.file import Study as Study
+    from probe.studies.study import study as study
     from probe.table import HeadTable as HeadTable
     from probe.tokens import cut_pieces as cut_pieces
     from probe.tokens import natural_text as natural_text
@@ -56,16 +56,16 @@ _HOMES = {
     "probe.analyses.retrieval_ablation": ("AblationPlan",),
     "probe.analyses.retrieval_result": ("RetrievalResult",),
     "probe.analyses.transfer": ("transfer",),
-    "probe.circuit_plan": ("CircuitPlan",),
-    "probe.circuit_study": ("circuit",),
+    "probe.circuits.plan": ("CircuitPlan",),
+    "probe.circuits.study": ("circuit",),
     "probe.errors": ("ModelError", "ProbeError", "ResultsError", "StudyError", "TokensError"),
     "probe.look": ("pattern", "top_pairs"),
     "probe.models": ("Loaded", "list_models", "load"),
-    "probe.planted": ("PLANTED_ROLES", "planted_gpt2", "planted_llama"),
-    "probe.report": ("write_report",),
+    "probe.planted.models": ("PLANTED_ROLES", "planted_gpt2", "planted_llama"),
+    "probe.page.report": ("write_report",),
     "probe.scan": ("scan",),
-    "probe.study": ("study",),
-    "probe.study_file": ("Study",),
+    "probe.studies.study": ("study",),
+    "probe.studies.file": ("Study",),
     "probe.table": ("HeadTable",),
     "probe.tokens": ("cut_pieces", "natural_text", "random_repeats", "token_strings"),
 }

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, cast
 
 import typer
 
-from probe.cli_circuit import circuit, matrix, overlap
-from probe.cli_options import (
+from probe.commands.circuit import circuit, matrix, overlap
+from probe.commands.job import Job, numbers
+from probe.commands.options import (
     Bos,
     Context,
     Depths,
@@ -31,12 +32,11 @@ from probe.cli_options import (
     Window,
     visible,
 )
-from probe.cli_study import ablate, run_study, tasks
-from probe.job import Job, numbers
+from probe.commands.study import ablate, run_study, tasks
 from probe.progress import on_terminal
 
 if TYPE_CHECKING:
-    from probe.pipeline import Outcome
+    from probe.commands.pipeline import Outcome
 
 BAD_INPUT, INTERRUPTED = 2, 130
 # Newer typers carry a click of their own; the base class of its errors is reached by one that they export.
@@ -177,7 +177,7 @@ def _job(command: str, model: str, out: Path, **asked: Any) -> Job:
 
 def _finish(job: Job, as_json: bool) -> None:
     """Run a job and print what came of it: the summary on standard output, the rest on standard error."""
-    from probe.pipeline import run
+    from probe.commands.pipeline import run
 
     with on_terminal() as progress:
         outcome = run(job, say=lambda line: print(visible(line), file=sys.stderr), progress=progress)
@@ -190,7 +190,7 @@ def _finish(job: Job, as_json: bool) -> None:
 
 
 def _print(outcome: Outcome) -> None:
-    from probe.summary import retrieval_lines, role_lines
+    from probe.commands.summary import retrieval_lines, role_lines
 
     lines = [*role_lines(outcome.roles)] if outcome.roles is not None else []
     lines += retrieval_lines(outcome.retrieval) if outcome.retrieval is not None else []

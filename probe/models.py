@@ -18,15 +18,15 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from probe import model_cache
 from probe.errors import ModelError
-from probe.model_load import from_folder, from_gguf, quiet
-from probe.model_spread import check_map, check_spread
-from probe.model_state import cast_weights, check_finite, checked_device, checked_dtype, place, weight_hash
-from probe.planted import planted_gpt2, planted_llama
-from probe.planted_circuit_model import planted_circuits
-from probe.planted_circuit_words import circuit_tokenizer
-from probe.planted_words import planted_tokenizer
+from probe.loading import cache as model_cache
+from probe.loading.load import from_folder, from_gguf, quiet
+from probe.loading.spread import check_map, check_spread
+from probe.loading.state import cast_weights, check_finite, checked_device, checked_dtype, place, weight_hash
+from probe.planted.circuit_model import planted_circuits
+from probe.planted.circuit_words import circuit_tokenizer
+from probe.planted.models import planted_gpt2, planted_llama
+from probe.planted.words import planted_tokenizer
 
 PLANTED: dict[str, tuple[str, Callable[[], PreTrainedModel], Callable[[], PreTrainedTokenizerBase]]] = {
     "planted": ("Llama-style, 24 heads with hand-written jobs", planted_llama, planted_tokenizer),

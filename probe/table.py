@@ -192,7 +192,7 @@ class HeadTable:
 
     def plot(self, column: str | None = None) -> go.Figure:
         """The layer × head map of `column` (default: the first metric that was measured)."""
-        from probe import plots
+        from probe.plots import heads as plots
 
         measured = [name for name in self.metrics if self.frame[name].notna().any()]
         return plots.head_map(self, column or (measured or self.metrics)[0])

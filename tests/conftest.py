@@ -17,10 +17,10 @@ from probe.analyses.effects import Effects
 from probe.analyses.overlap import Overlap, overlap
 from probe.analyses.removal_curve import RemovalCurve
 from probe.analyses.units import Unit
-from probe.circuit import Circuit, CircuitEdge, CircuitNode, CurvePoint
-from probe.graph import Graph
+from probe.circuits.circuit import Circuit, CircuitEdge, CircuitNode, CurvePoint
+from probe.circuits.graph import Graph
+from probe.studies.task_study import TaskStudy
 from probe.table import HeadTable, head_name
-from probe.task_study import TaskStudy
 from probe.tasks.baseline import Baseline
 from probe.tasks.task import Prompt, Task
 

@@ -29,8 +29,8 @@ from probe.models import Loaded, load
 from probe.progress import Progress, silent
 from probe.provenance import provenance
 from probe.statistics import bootstrap
+from probe.studies.task_study import TaskStudy, study_of
 from probe.table import HeadTable
-from probe.task_study import TaskStudy, study_of
 from probe.tasks.baseline import Baseline, baseline
 from probe.tasks.build import build
 from probe.tasks.task import Task

@@ -17,8 +17,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from probe.analyses.exact import BATCH_TOKENS
+from probe.circuits.graph import Graph
 from probe.errors import ModelError, TokensError
-from probe.graph import Graph
 from probe.hooks.anatomy import Anatomy, BlockParts, anatomy
 from probe.hooks.frozen_norm import FrozenNorm, frozen
 from probe.hooks.spec import output_projection

@@ -25,8 +25,8 @@ from torch import Tensor
 from probe.analyses.graph_model import GraphModel, Pair
 from probe.analyses.head_gradients import check_gradient
 from probe.analyses.integrated import POINTS
+from probe.circuits.graph import Graph
 from probe.errors import TokensError
-from probe.graph import Graph
 from probe.hooks.ports import PortGradients, Wiring
 from probe.models import Loaded
 from probe.progress import Progress, silent

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 from probe.analyses.edge_runs import EdgeRuns
 from probe.analyses.faithfulness import faithfulness, measured
 from probe.analyses.selection import SHARES, area, distance_area, edge_count, prune, random_edges, top_edges
-from probe.circuit import CurvePoint
+from probe.circuits.circuit import CurvePoint
 from probe.errors import TokensError
 
 DRAWS = 2

@@ -11,8 +11,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from probe.analyses.graph_model import GraphModel, Pair, judged
+from probe.circuits.graph import LOGITS, PORTS, head_of, layer_of
 from probe.errors import TokensError
-from probe.graph import LOGITS, PORTS, head_of, layer_of
 from probe.hooks.blocks import Prefix, record_prefix, resumed
 from probe.hooks.ports import Wiring
 from probe.models import Loaded
@@ -20,7 +20,7 @@ from probe.progress import Progress, silent
 from probe.tasks.task import Task, clean_ids
 
 Edge = tuple[str, str]
-"""Names of a source and a target, as `probe.graph` has them."""
+"""Names of a source and a target, as `probe.circuits.graph` has them."""
 
 COPY_TOKENS = 1_536
 """Edges into one layer run side by side, in copies of the prompts of about this many tokens in all."""

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 from jaxtyping import Float
 
-from probe.circuit import CurvePoint
+from probe.circuits.circuit import CurvePoint
 from probe.errors import TokensError
 from probe.models import Loaded
 from probe.ratio import clearly_positive, ratio_of_means

@@ -12,8 +12,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from probe.circuits.graph import Graph
 from probe.errors import TokensError
-from probe.graph import Graph
 from probe.hooks.anatomy import Anatomy, anatomy
 from probe.hooks.ports import Wiring, wired
 from probe.models import Loaded

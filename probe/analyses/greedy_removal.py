@@ -13,8 +13,8 @@ from jaxtyping import Bool
 
 from probe.analyses.edge_runs import EdgeRuns
 from probe.analyses.selection import prune
+from probe.circuits.graph import INPUT, LOGITS
 from probe.errors import TokensError
-from probe.graph import INPUT, LOGITS
 
 METRICS = ("neg_kl", "logit_diff")
 

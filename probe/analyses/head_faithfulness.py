@@ -15,7 +15,7 @@ from probe.analyses.faithfulness import faithfulness, measured
 from probe.analyses.head_runs import HeadRuns
 from probe.analyses.selection import random_heads
 from probe.analyses.units import Head
-from probe.circuit import CurvePoint
+from probe.circuits.circuit import CurvePoint
 from probe.errors import TokensError
 from probe.models import Loaded
 from probe.tasks.task import Task

@@ -17,8 +17,8 @@ import numpy as np
 from probe.analyses.copy_score import copy_scores
 from probe.analyses.direct_logit import direct_logit
 from probe.analyses.job_attention import JUDGED, PATTERNS, looks, right_tokens
+from probe.circuits.graph import head_node
 from probe.errors import TokensError
-from probe.graph import head_node
 from probe.hooks.anatomy import anatomy
 from probe.hooks.heads import Head
 from probe.models import Loaded

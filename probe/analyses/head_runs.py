@@ -12,8 +12,8 @@ from probe.analyses.exact import ExactSweep
 from probe.analyses.known import Known
 from probe.analyses.replacement import replacement
 from probe.analyses.units import Head, set_unit
+from probe.circuits.graph import Graph
 from probe.errors import TokensError
-from probe.graph import Graph
 from probe.models import Loaded
 from probe.progress import Progress, silent
 from probe.running import Running

@@ -15,10 +15,10 @@ from probe.analyses.overlap_chance import Measure, relabelled, shared_in_cells
 from probe.analyses.overlap_measures import RANK_BIASED, SPEARMAN, WEIGHTED_JACCARD
 from probe.analyses.overlap_noise import Noise, member_mask, noise
 from probe.analyses.selection import edge_cells
-from probe.circuit import Circuit, PromptScores
+from probe.circuits.circuit import Circuit, PromptScores
+from probe.circuits.graph import Graph, head_node
 from probe.errors import ResultsError
 from probe.formats import plain
-from probe.graph import Graph, head_node
 from probe.statistics import RESAMPLES
 
 if TYPE_CHECKING:

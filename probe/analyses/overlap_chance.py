@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from probe.analyses.overlap_measures import Likeness
-from probe.graph import Graph
+from probe.circuits.graph import Graph
 from probe.statistics import LEVEL
 
 _BLOCK = 1_000

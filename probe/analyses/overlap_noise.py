@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float
 
-from probe.circuit import Circuit, PromptScores
+from probe.circuits.circuit import Circuit, PromptScores
 from probe.errors import ResultsError
 from probe.statistics import LEVEL, resample_counts
 

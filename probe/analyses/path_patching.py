@@ -18,8 +18,8 @@ from jaxtyping import Float
 from probe.analyses.exact import BATCH_TOKENS, DEVICE_BATCH_TOKENS, Where
 from probe.analyses.path_runs import LOGITS, HeldRuns, Receivers
 from probe.analyses.twins import check_apart, paired_prompts
+from probe.circuits.graph import INPUT, PORTS, Graph, head_of, layer_of
 from probe.errors import TokensError
-from probe.graph import INPUT, PORTS, Graph, head_of, layer_of
 from probe.hooks.anatomy import anatomy
 from probe.models import Loaded
 from probe.running import Running

@@ -13,8 +13,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from probe.analyses.exact import Where
-from probe.graph import LOGITS as LOGITS
-from probe.graph import head_of
+from probe.circuits.graph import LOGITS as LOGITS
+from probe.circuits.graph import head_of
 from probe.hooks.attention import AttentionCall
 from probe.hooks.blocks import Prefix, record_prefix, resumed, same_start
 from probe.hooks.edits import Edit, Part, edit

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from probe.circuits.graph import INPUT, LOGITS, Graph, layer_of
 from probe.errors import ResultsError
-from probe.graph import INPUT, LOGITS, Graph, layer_of
 
 if TYPE_CHECKING:
     from probe.hooks.heads import Head

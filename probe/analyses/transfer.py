@@ -16,7 +16,7 @@ from probe.analyses.head_faithfulness import random_circuits
 from probe.analyses.head_runs import HeadRuns
 from probe.analyses.retrieval_ablation import matched_draw
 from probe.analyses.units import Head
-from probe.circuit import Circuit
+from probe.circuits.circuit import Circuit
 from probe.errors import TokensError
 from probe.models import Loaded, load
 from probe.ratio import ratio_of_means

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from probe.planted_prompts import planted_text
+from probe.planted.prompts import planted_text
 from probe.tasks.ask import Ask, Made
 from probe.tasks.names import is_planted
 from probe.tasks.task import Prompt

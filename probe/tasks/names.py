@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from transformers import PreTrainedTokenizerBase
 
-from probe.planted_prompts import name_prompt
-from probe.planted_words import NAMES, VOCABULARY, planted_words
+from probe.planted.prompts import name_prompt
+from probe.planted.words import NAMES, VOCABULARY, planted_words
 from probe.tasks.ask import Ask, Made
 from probe.tasks.task import Prompt
 

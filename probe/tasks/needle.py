@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from probe.analyses.needles import NEEDLES, Needle, Trial, encode_needle, make_trials, word_needles
-from probe.planted_prompts import planted_text
-from probe.planted_words import NEEDLE_WORDS, planted_words
+from probe.planted.prompts import planted_text
+from probe.planted.words import NEEDLE_WORDS, planted_words
 from probe.tasks.ask import Ask, Made
 from probe.tasks.names import is_planted
 from probe.tasks.task import Prompt

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from probe.planted_circuit_heads import LONGEST
-from probe.planted_circuit_words import (
+from probe.planted.circuit_heads import LONGEST
+from probe.planted.circuit_words import (
     CIRCUIT_WORDS,
     DOMAIN,
     FILLERS,

@@ -9,7 +9,7 @@ from string import Formatter
 from transformers import PreTrainedTokenizerBase
 
 from probe.errors import TokensError
-from probe.planted_words import BOS
+from probe.planted.words import BOS
 from probe.tasks.ask import Ask
 from probe.tasks.names import is_planted
 

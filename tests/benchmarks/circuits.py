@@ -35,8 +35,8 @@ from typing import Any
 
 import numpy as np
 
-from probe.graph import Graph, head_node
-from probe.model_cache import smollm2_folder
+from probe.circuits.graph import Graph, head_node
+from probe.loading.cache import smollm2_folder
 from probe.models import load
 from probe.tasks.build import build
 from probe.tasks.task import Task

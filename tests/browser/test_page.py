@@ -10,9 +10,9 @@ import pandas as pd
 import pytest
 
 from probe.analyses.overlap import Overlap
-from probe.circuit import Circuit
-from probe.report import write_report
-from probe.report_circuit import write_circuit_report, write_matrix_report
+from probe.circuits.circuit import Circuit
+from probe.page.report import write_report
+from probe.page.report_circuit import write_circuit_report, write_matrix_report
 from probe.table import HeadTable
 
 pytestmark = pytest.mark.browser

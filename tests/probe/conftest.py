@@ -13,8 +13,8 @@ import torch
 from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
-from probe.circuit import Circuit, CircuitEdge, CircuitNode
-from probe.graph import Graph, head_node
+from probe.circuits.circuit import Circuit, CircuitEdge, CircuitNode
+from probe.circuits.graph import Graph, head_node
 from probe.tasks.task import Prompt, Task
 
 VOCABULARY, LENGTH = 31, 9

@@ -10,7 +10,7 @@ from probe.analyses.circuit_tests import completeness, minimality
 from probe.analyses.head_runs import HeadRuns, halves
 from probe.errors import TokensError
 from probe.models import load
-from probe.planted_circuits import planted_circuits, planted_task, planted_truth
+from probe.planted.circuits import planted_circuits, planted_task, planted_truth
 from probe.tasks.build import build
 
 CLOSE = 1e-12

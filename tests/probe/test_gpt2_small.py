@@ -8,8 +8,8 @@ import pytest
 
 from probe.analyses.direct_logit import direct_logit
 from probe.analyses.edge_attribution import attribute
+from probe.circuits.graph import head_node
 from probe.errors import ModelError
-from probe.graph import head_node
 from probe.models import Loaded, load
 from probe.tasks.build import build
 

@@ -10,8 +10,8 @@ import pytest
 from probe.analyses.head_jobs import ROLES, THRESHOLDS, head_jobs, missing_jobs, role_of
 from probe.errors import TokensError
 from probe.models import load
-from probe.planted import PLANTED_ROLES
-from probe.planted_circuits import planted_task, planted_truth
+from probe.planted.circuits import planted_task, planted_truth
+from probe.planted.models import PLANTED_ROLES
 from probe.tasks.build import build
 from probe.tasks.task import Task
 

@@ -22,14 +22,15 @@ from safetensors.torch import load_file, save_file
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 from transformers.utils import logging as transformers_logging
 
-from probe import model_cache, models
+from probe import models
 from probe.errors import ModelError
-from probe.model_cache import SMOLLM2
-from probe.model_files import first_line
-from probe.model_gguf import check_gguf
-from probe.model_state import cast_weights, check_finite, weight_hash
+from probe.loading import cache as model_cache
+from probe.loading.cache import SMOLLM2
+from probe.loading.files import first_line
+from probe.loading.gguf import check_gguf
+from probe.loading.state import cast_weights, check_finite, weight_hash
 from probe.models import load
-from probe.planted_words import planted_tokenizer
+from probe.planted.words import planted_tokenizer
 
 
 @pytest.fixture(autouse=True)

@@ -18,7 +18,7 @@ from probe.analyses.needles import (
     word_needles,
 )
 from probe.errors import TokensError
-from probe.planted_words import BOS, NEEDLE_WORDS, WORDS, planted_tokenizer, planted_words
+from probe.planted.words import BOS, NEEDLE_WORDS, WORDS, planted_tokenizer, planted_words
 
 TOKENIZER = planted_tokenizer()
 VOCABULARY = planted_words()

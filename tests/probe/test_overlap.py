@@ -11,11 +11,11 @@ import pytest
 from probe.analyses.edge_attribution import attribute
 from probe.analyses.overlap import overlap, plain_chance
 from probe.analyses.selection import top_edges
-from probe.circuit import Circuit, CircuitEdge, CircuitNode, PromptScores
+from probe.circuits.circuit import Circuit, CircuitEdge, CircuitNode, PromptScores
+from probe.circuits.graph import head_node, head_of
 from probe.errors import ResultsError
-from probe.graph import head_node, head_of
 from probe.models import load
-from probe.planted_circuits import planted_circuits, planted_task, planted_truth
+from probe.planted.circuits import planted_circuits, planted_task, planted_truth
 from probe.tasks.build import build
 
 A, B = [(0, 1), (1, 0), (1, 1), (2, 3)], [(0, 1), (1, 1), (2, 0)]

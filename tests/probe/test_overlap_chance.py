@@ -10,7 +10,7 @@ import pytest
 
 from probe.analyses.overlap_chance import beside, relabelled, shared_in_cells
 from probe.analyses.overlap_measures import SPEARMAN, WEIGHTED_JACCARD
-from probe.graph import Graph
+from probe.circuits.graph import Graph
 
 CELLS = np.repeat(np.arange(3), 4)
 FIRST = np.array([1, 1, 0, 0, 0, 1, 1, 1, 0, 0, 0, 0], dtype=bool)

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from probe.analyses.overlap_noise import noise
-from probe.circuit import PromptScores
+from probe.circuits.circuit import PromptScores
+from probe.circuits.graph import head_of
 from probe.errors import ResultsError
-from probe.graph import head_of
 from probe.statistics import resample_counts
 
 A, B = [(0, 1), (1, 0), (2, 3)], [(0, 1), (1, 2), (2, 2), (2, 3)]

@@ -15,7 +15,7 @@ from probe.analyses.path_patching import path_patch
 from probe.errors import ResultsError, TokensError
 from probe.hooks.errors import HookError
 from probe.models import load
-from probe.planted_circuits import planted_task, planted_truth
+from probe.planted.circuits import planted_task, planted_truth
 from probe.tasks.build import build
 from probe.tasks.metrics import measure
 

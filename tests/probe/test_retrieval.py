@@ -11,9 +11,9 @@ from probe.analyses.retrieval import cost, retrieval
 from probe.analyses.retrieval_ablation import AblationPlan
 from probe.errors import ModelError, TokensError
 from probe.models import Loaded, load
-from probe.planted import PLANTED_ROLES, planted_llama
-from probe.planted_prompts import planted_text
-from probe.planted_words import NEEDLE_WORDS, planted_tokenizer, planted_words
+from probe.planted.models import PLANTED_ROLES, planted_llama
+from probe.planted.prompts import planted_text
+from probe.planted.words import NEEDLE_WORDS, planted_tokenizer, planted_words
 from probe.statistics import bootstrap
 
 WORDS = planted_words()

@@ -14,9 +14,9 @@ from probe.analyses.needles import make_trials, word_needles
 from probe.analyses.retrieval_ablation import AblationPlan, Arm, ablate, make_arms, matched_draw
 from probe.errors import TokensError
 from probe.hooks.attention import instrument, sites
-from probe.planted import planted_llama
-from probe.planted_prompts import planted_text
-from probe.planted_words import NEEDLE_WORDS, planted_tokenizer, planted_words
+from probe.planted.models import planted_llama
+from probe.planted.prompts import planted_text
+from probe.planted.words import NEEDLE_WORDS, planted_tokenizer, planted_words
 
 HEADS = [(layer, head) for layer in range(3) for head in range(4)]
 INDUCTION, BACKUP = (1, 0), (2, 0)

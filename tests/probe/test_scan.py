@@ -19,7 +19,6 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from probe import planted
 from probe.errors import ModelError, TokensError
 from probe.hooks import attention
 from probe.hooks.call import AttentionCall
@@ -30,9 +29,10 @@ from probe.kernels.inputs import Attention, Mask, Request, Score
 from probe.kernels.reference import statistics as dense_statistics
 from probe.kernels.reference_metrics import Head
 from probe.models import load
-from probe.planted import PLANTED_ROLES, PLANTED_TOLERANCE
-from probe.planted_heads import GRADED_SINK_SCORE
-from probe.planted_prompts import repeated_tokens
+from probe.planted import models as planted
+from probe.planted.heads import GRADED_SINK_SCORE
+from probe.planted.models import PLANTED_ROLES, PLANTED_TOLERANCE
+from probe.planted.prompts import repeated_tokens
 from probe.scan import RANDOM_DISTINCT, RANDOM_SEQUENCES, scan
 from probe.table import HeadTable
 from probe.tokens import cut_pieces, natural_text, random_repeats

@@ -23,9 +23,9 @@ from probe.analyses.selection import (
     roc_auc,
     top_edges,
 )
-from probe.circuit_mib import load_mib
+from probe.circuits.graph import INPUT, LOGITS, Graph, layer_of
+from probe.circuits.mib import load_mib
 from probe.errors import ResultsError
-from probe.graph import INPUT, LOGITS, Graph, layer_of
 
 SMALL = Graph(2, 2)
 

@@ -19,8 +19,8 @@ from transformers import PreTrainedTokenizerFast
 
 from probe import tokens
 from probe.errors import TokensError
-from probe.planted_prompts import planted_text
-from probe.planted_words import BOS, END, VOCABULARY, planted_tokenizer
+from probe.planted.prompts import planted_text
+from probe.planted.words import BOS, END, VOCABULARY, planted_tokenizer
 
 
 @pytest.fixture(scope="module")

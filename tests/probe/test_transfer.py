@@ -10,11 +10,11 @@ import pytest
 
 from probe.analyses.head_runs import HeadRuns
 from probe.analyses.transfer import part_effects, parts_of, transfer
-from probe.circuit import Circuit, CircuitNode
+from probe.circuits.circuit import Circuit, CircuitNode
+from probe.circuits.graph import Graph, head_node
 from probe.errors import TokensError
-from probe.graph import Graph, head_node
 from probe.models import load
-from probe.planted_circuits import planted_circuits, planted_task, planted_truth
+from probe.planted.circuits import planted_circuits, planted_task, planted_truth
 
 TASKS = ("recall", "translate")
 EXACT = 1e-5

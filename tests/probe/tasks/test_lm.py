@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from probe.errors import TokensError
 from probe.models import Loaded
-from probe.planted_prompts import planted_text
-from probe.planted_words import WORDS, planted_words
+from probe.planted.prompts import planted_text
+from probe.planted.words import WORDS, planted_words
 from probe.tasks.baseline import baseline
 from probe.tasks.build import build
 from probe.tasks.lm import recall_hits

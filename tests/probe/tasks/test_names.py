@@ -9,7 +9,7 @@ import pytest
 
 from probe.errors import TokensError
 from probe.models import Loaded
-from probe.planted_words import BOS, END, NAMES, planted_tokenizer
+from probe.planted.words import BOS, END, NAMES, planted_tokenizer
 from probe.tasks.baseline import baseline
 from probe.tasks.build import build
 from probe.tasks.names import is_planted

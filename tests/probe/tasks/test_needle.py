@@ -9,8 +9,8 @@ import pytest
 
 from probe.errors import TokensError
 from probe.models import Loaded
-from probe.planted_prompts import planted_text
-from probe.planted_words import BOS, NEEDLE_WORDS
+from probe.planted.prompts import planted_text
+from probe.planted.words import BOS, NEEDLE_WORDS
 from probe.tasks.baseline import baseline
 from probe.tasks.build import build
 from probe.tasks.task import Prompt

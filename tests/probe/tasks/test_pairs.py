@@ -9,7 +9,7 @@ import pytest
 
 from probe.errors import TokensError
 from probe.models import Loaded
-from probe.planted_circuit_words import KEYS, QUESTIONS, TASK_NAMES, VALUES, circuit_tokenizer, domain_of
+from probe.planted.circuit_words import KEYS, QUESTIONS, TASK_NAMES, VALUES, circuit_tokenizer, domain_of
 from probe.tasks.baseline import baseline
 from probe.tasks.build import build
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from probe.errors import TokensError
-from probe.planted_words import planted_tokenizer
+from probe.planted.words import planted_tokenizer
 from probe.tasks.ask import Ask
 from probe.tasks.random_ids import RandomIds
 

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerFast
 
 from probe.errors import TokensError
 from probe.models import Loaded
-from probe.planted_words import planted_tokenizer
+from probe.planted.words import planted_tokenizer
 from probe.tasks.ask import Ask
 from probe.tasks.wording import Worded, Wording, automatic_bos, same_length
 

@@ -1,0 +1,1 @@
+"""How a model gets from its files to memory."""

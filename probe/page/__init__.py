@@ -1,0 +1,1 @@
+"""The report: one page that says what tables say."""

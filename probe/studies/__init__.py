@@ -1,0 +1,1 @@
+"""Ablation studies: what is asked, the folder that remembers, and who computes."""
