@@ -35,7 +35,8 @@ def test_sinks_and_seed_are_not_negative(changes):
 
 
 def test_reading_a_job_imports_nothing_heavy():
-    code = "import sys, probe.commands.job, probe.cli; print([m for m in ('torch', 'pandas', 'plotly') if m in sys.modules])"
+    heavy = ("torch", "pandas", "plotly")
+    code = f"import sys, probe.commands.job, probe.cli; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
