@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from probe.analyses.transfer import transfer as transfer
     from probe.circuits.plan import CircuitPlan as CircuitPlan
     from probe.circuits.study import circuit as circuit
+    from probe.compare import compare as compare
+    from probe.comparison import Comparison as Comparison
     from probe.errors import ModelError as ModelError
     from probe.errors import ProbeError as ProbeError
     from probe.errors import ResultsError as ResultsError
@@ -58,6 +60,8 @@ _HOMES = {
     "probe.analyses.transfer": ("transfer",),
     "probe.circuits.plan": ("CircuitPlan",),
     "probe.circuits.study": ("circuit",),
+    "probe.compare": ("compare",),
+    "probe.comparison": ("Comparison",),
     "probe.errors": ("ModelError", "ProbeError", "ResultsError", "StudyError", "TokensError"),
     "probe.look": ("pattern", "top_pairs"),
     "probe.models": ("Loaded", "list_models", "load"),
