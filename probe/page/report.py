@@ -22,8 +22,11 @@ from probe.page.sections_retrieval import retrieval_part
 from probe.page.sink_tokens import first_token, later_sinks
 from probe.page.telling import Telling, names, one_each, telling
 from probe.plots import heads as plots
+from probe.plots import profiles as plots_profiles
 from probe.plots import retrieval as plots_retrieval
+from probe.plots.cells import MARK_NAMES
 from probe.plots.retrieval import Retrieval
+from probe.plots.style import INK, LEVEL, untitled
 from probe.store import write_file
 from probe.studies.task_study import TaskStudy
 from probe.table import HeadTable
@@ -244,7 +247,8 @@ def _data(
                     for name, told in about.items()},
         "key": effects + [name for name in KEY_METRICS if name in frame],
         "colours": {"sequential": plots.SEQUENTIAL, "diverging": plots.DIVERGING},
-        "figures": {name: json.loads(drawn.to_json()) for name, drawn in figures.items()},
+        "marks": {"level": LEVEL, "ink": INK, "names": [MARK_NAMES[True], MARK_NAMES[False]]},
+        "figures": {name: json.loads(untitled(drawn).to_json()) for name, drawn in figures.items()},
     }  # fmt: skip
 
 
@@ -270,9 +274,9 @@ def _figures(
     drawn = {"map": table.plot()}
     received, offsets = _lines(table, "received", shown), _lines(table, "offset_mass", shown)
     if received:
-        drawn["received"] = plots.received(table, *_legend(received), tokens)
+        drawn["received"] = plots_profiles.received(table, *_legend(received), tokens)
     if offsets:
-        drawn["offset_mass"] = plots.offset_spectrum(table, *_legend(offsets))
+        drawn["offset_mass"] = plots_profiles.offset_spectrum(table, *_legend(offsets))
     if run is None:
         return drawn
     if len(run.ablation):

@@ -200,8 +200,8 @@ def _agreement(study: TaskStudy, index: int, place: int) -> Html:
 def _map(index: int, place: int) -> Html:
     return figure(
         f"effect_map_{index}_{place}",
-        "Effect of removing each: blue helps the task, red works against it, a dot marks q < 0.05, sand was not "
-        "measured. Hover or tap for the figures.",
+        "Effect of removing each: blue helps the task, red works against it, a triangle marks q < 0.05 (pointing down: "
+        "below 0), sand was not measured. Hover or tap for the figures.",
     )
 
 

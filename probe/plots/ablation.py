@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,11 +15,10 @@ from probe.analyses.removal_curve import RemovalCurve
 from probe.analyses.units import Unit
 from probe.columns import METRIC_UNITS
 from probe.errors import ResultsError
-from probe.plots.heads import COLOURS, DIVERGING, INK, NOT_DEFINED, look, step
+from probe.plots.cells import cell_map, told_from_zero
+from probe.plots.style import COLOURS, DIVERGING, GREY, INK, LEVEL, SYMBOLS, look, name_points, titled, veil
 from probe.text import number, with_interval
 
-LEVEL = 0.05
-"""False discovery rate below which a head is marked."""
 HELPS, HURTS = DIVERGING[-1][1], DIVERGING[0][1]
 """The ends of the diverging scale, so that a head has one colour in the map and in the ranking."""
 
@@ -31,12 +31,12 @@ def _hover(numbers: pd.DataFrame, row: int) -> str:
     return "<br>".join(parts)
 
 
-def effect_map(units: Sequence[Unit], numbers: pd.DataFrame, metric: str) -> go.Figure:
+def effect_map(units: Sequence[Unit], numbers: pd.DataFrame, metric: str, title: str = "") -> go.Figure:
     """Layer × head map of mean effects, centred on 0: blue where the head helps, red where it works against.
 
-    numbers: `effect_columns.summary`, one row a unit. A dot marks q < 0.05. A group's or a layer's effect fills the
-    cells of its heads; sand: not measured. Raises ResultsError when units share a head, as sets may: then there is
-    no one effect to draw.
+    numbers: `effect_columns.summary`, one row a unit. Triangles mark q < 0.05, pointing down where the effect is below
+    0. A group's or a layer's effect fills the cells of its heads; sand: not measured. Raises ResultsError when units
+    share a head, as sets may: then there is no one effect to draw.
     """
     cells: dict[tuple[int, int], int] = {}
     for row, unit in enumerate(units):
@@ -45,32 +45,20 @@ def effect_map(units: Sequence[Unit], numbers: pd.DataFrame, metric: str) -> go.
                 raise ResultsError(f"{unit.name} and {units[cells[cell]].name} share a head: draw them ranked")
             cells[cell] = row
     layers, heads = (sorted({cell[axis] for cell in cells}) for axis in (0, 1))
-    grid = np.full((len(layers), len(heads)), np.nan)
+    grid, signs = np.full((len(layers), len(heads)), np.nan), np.zeros((len(layers), len(heads)), dtype=int)
     text = np.full(grid.shape, "", dtype=object)
+    told, corrected = told_from_zero(numbers, "effect")
     for (layer, head), row in cells.items():
         place = layers.index(layer), heads.index(head)
-        grid[place], text[place] = numbers["effect"][row], _hover(numbers, row)
-    largest = float(numbers["effect"].abs().max())
-    largest = largest if largest > 0 else 1.0  # no effect, or none measured
-    figure = go.Figure(
-        go.Heatmap(
-            z=grid, x=heads, y=layers, text=text, hovertemplate="%{text}<extra></extra>",
-            hoverongaps=False, xgap=1, ygap=1, zmin=-largest, zmax=largest, colorscale=DIVERGING,
-            colorbar={"thickness": 12, "outlinewidth": 0, "title": {"text": METRIC_UNITS[metric], "side": "top"}},
-        )
-    )  # fmt: skip
-    passed = [cell for cell, row in cells.items() if numbers["effect_q"][row] < LEVEL]
-    figure.add_scatter(
-        x=[head for _, head in passed], y=[layer for layer, _ in passed], mode="markers", hoverinfo="skip",
-        showlegend=False, marker={"color": INK, "size": 6, "line": {"color": "white", "width": 1.5}},
-    )  # fmt: skip
-    look(figure, "head", "layer", height=130 + len(layers) * max(16, min(40, 320 // len(layers))))
-    figure.update_layout(plot_bgcolor=NOT_DEFINED)
-    figure.update_xaxes(showgrid=False, dtick=step(len(heads)), range=[heads[0] - 0.5, heads[-1] + 0.5])
-    return figure.update_yaxes(showgrid=False, dtick=step(len(layers)), range=[layers[-1] + 0.5, layers[0] - 0.5])
+        grid[place], signs[place], text[place] = numbers["effect"][row], told[row], _hover(numbers, row)
+    scale = METRIC_UNITS[metric]
+    figure = cell_map(layers, heads, grid, text, scale, signs, corrected=corrected, centred=True)
+    note = "Blue: helps, the task does worse without it. Red: works against the task"
+    note += "; sand: not measured" * bool(np.isnan(grid).any())
+    return titled(figure, title or "What each head does for the task", note)
 
 
-def ranked_effects(numbers: pd.DataFrame, metric: str, count: int = 15) -> go.Figure:
+def ranked_effects(numbers: pd.DataFrame, metric: str, count: int = 15, title: str = "") -> go.Figure:
     """The units of largest |mean effect|, farthest first, with intervals; filled where q < 0.05."""
     order = numbers["effect"].dropna().abs().sort_values(ascending=False, kind="stable").index[:count]
     chosen = numbers.loc[order]
@@ -92,29 +80,29 @@ def ranked_effects(numbers: pd.DataFrame, metric: str, count: int = 15) -> go.Fi
     )  # fmt: skip
     look(figure, f"effect, {METRIC_UNITS[metric]} (95 % interval)", "", height=110 + 22 * len(chosen))
     figure.add_vline(x=0, line={"color": INK, "width": 1})
-    return figure.update_yaxes(autorange="reversed", type="category", title=None)
+    figure.update_yaxes(autorange="reversed", type="category", title=None, dtick=1)
+    note = f"The {len(chosen)} farthest from 0 of {int(numbers['effect'].notna().sum())}, with 95 % intervals over "
+    return titled(figure, title or "The strongest effects", f"{note}prompts. Filled: q < {LEVEL:g}")
 
 
 DASHES = {"ranked": "solid", "reversed": "dash"}
 ORDERS = {"ranked": "best first", "reversed": "best last", "random": "random heads"}
-GREY = "#7d8894"
 _HUES = tuple(colour for colour in COLOURS if colour != "#555555")
-_SYMBOLS = ("circle", "square", "diamond")
 
 
-def removal(curve: RemovalCurve, metric: str, seed: int = 0) -> go.Figure:
+def removal(curve: RemovalCurve, metric: str | None = None, seed: int = 0, title: str = "") -> go.Figure:
     """Task score against the share of heads removed: each criterion's order, reversed, random, and nothing removed.
 
     Solid: the best first; dashed: the best last. The grey band is the range of the random draws' means, of all
     criteria together; bands of the other lines, the 95 % interval over prompts, are drawn where there is one
-    criterion.
+    criterion. metric: a task's, for the name of the axis; None: the score.
     """
     points = curve.summary(seed)
     criteria = list(dict.fromkeys(points.loc[points["order"] != "random", "criterion"]))
     figure = go.Figure()
     _random(figure, curve)
     for index, criterion in enumerate(criteria):
-        colour, symbol = _HUES[index % len(_HUES)], _SYMBOLS[index // len(_HUES) % len(_SYMBOLS)]
+        colour, symbol = _HUES[index % len(_HUES)], SYMBOLS[index % len(SYMBOLS)]
         for order, dash in DASHES.items():
             part = points[(points["criterion"] == criterion) & (points["order"] == order)]
             if not len(part):
@@ -123,15 +111,21 @@ def removal(curve: RemovalCurve, metric: str, seed: int = 0) -> go.Figure:
                 _fill(figure, part["share"], part["value_low"], part["value_high"], colour, ORDERS[order])
                 _line(figure, part, ORDERS[order], colour, dash=dash)
             else:
-                _line(figure, part, criterion, colour, dash=dash, symbol=symbol, hidden=order == "reversed")
+                label, hidden = html.escape(criterion), order == "reversed"
+                _line(figure, part, label, colour, dash=dash, symbol=symbol, hidden=hidden)
     clean = float(curve.frame.loc[curve.frame["k"] == 0, "value"].mean())
     figure.add_scatter(
         x=[0, 100 * float(points["share"].max())], y=[clean, clean], mode="lines", name="nothing removed",
         line={"color": INK, "width": 1.5, "dash": "dot"}, legendrank=1,
         hovertemplate=f"nothing removed: {number(clean)}<extra></extra>",
     )  # fmt: skip
-    look(figure, "share of heads removed", f"{metric}, {METRIC_UNITS[metric]}", height=420)
-    return figure.update_xaxes(ticksuffix=" %", range=[0, 102 * float(points["share"].max())])
+    score = "score" if metric is None else f"{metric}, {METRIC_UNITS[metric]}"
+    look(figure, "share of heads removed", score, height=420)
+    figure.update_xaxes(ticksuffix=" %", range=[0, 102 * float(points["share"].max())])
+    note = "Solid: the best first; dashed: the best last. Grey: mean of the random draws and the range of their means"
+    if len(criteria) == 1:
+        note += f". Ranked by {criteria[0]}; bands: 95 % interval over prompts"
+    return titled(figure, title or "Heads removed one after the other", note)
 
 
 def _random(figure: go.Figure, curve: RemovalCurve) -> None:
@@ -152,10 +146,9 @@ def _fill(figure: go.Figure, share: pd.Series, low: pd.Series, high: pd.Series, 
     """A band between two lines; none where there is no interval."""
     if low.isna().any():
         return
-    red, green, blue = (int(colour[place : place + 2], 16) for place in (1, 3, 5))
     figure.add_scatter(
         x=100 * np.concatenate([share, share[::-1]]), y=np.concatenate([high, low[::-1]]), fill="toself",
-        fillcolor=f"rgba({red},{green},{blue},0.16)", line={"width": 0}, mode="lines", hoverinfo="skip",
+        fillcolor=veil(colour), line={"width": 0}, mode="lines", hoverinfo="skip",
         showlegend=False, legendgroup=group,
     )  # fmt: skip
 
@@ -203,22 +196,8 @@ def estimate_scatter(estimate: Effects, measured: Effects, metric: str, labels: 
         hovertemplate="%{text}<extra></extra>", marker={"color": COLOURS[0], "opacity": 0.7, "size": 7},
     )  # fmt: skip
     away = (both["y"] - both["x"])[lambda gap: gap.abs() > (ends[1] - ends[0]) / 20]
-    for name in _apart(both, strongest(away, labels)):
-        right = both["x"][name] > (ends[0] + ends[1]) / 2
-        figure.add_annotation(
-            x=both["x"][name], y=both["y"][name], text=name, showarrow=False, font={"size": 12},
-            xanchor="right" if right else "left", xshift=-6 if right else 6,
-        )  # fmt: skip
+    name_points(figure, both, strongest(away, labels))
     unit = METRIC_UNITS[metric]
-    return look(figure, f"estimated ({estimate.method}), {unit}", f"measured ({measured.method}), {unit}", 420)
-
-
-def _apart(points: pd.DataFrame, wanted: list[str]) -> list[str]:
-    """The wanted names in order, without those whose point is too near a chosen one for two labels to be read."""
-    span = (points.max() - points.min()).replace(0, 1)
-    place, chosen = points / span, list[str]()
-    for name in wanted:
-        away = (place.loc[chosen] - place.loc[name]).abs()
-        if not ((away["x"] < 0.14) & (away["y"] < 0.05)).any():
-            chosen.append(name)
-    return chosen
+    look(figure, f"estimated ({estimate.method}), {unit}", f"measured ({measured.method}), {unit}", 420)
+    note = "One point each; named: those farthest from the dotted line, where estimate and measurement are equal"
+    return titled(figure, f"Effects on {estimate.task}: {estimate.method} against {measured.method}", note)

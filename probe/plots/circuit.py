@@ -12,7 +12,7 @@ from probe.circuits.circuit import Circuit, CircuitEdge, CircuitNode
 from probe.circuits.graph import INPUT, LOGITS, head_of, layer_of
 from probe.circuits.layout import Layout, drawn_edges, drawn_heads, layout, part_of, way
 from probe.plots.ablation import HELPS, HURTS
-from probe.plots.heads import FAINT, INK, ink_on, look, step
+from probe.plots.style import FAINT, INK, ink_on, look, step
 from probe.table import head_name
 from probe.text import number
 

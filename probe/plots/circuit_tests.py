@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 
 from probe.columns import METRIC_UNITS
 from probe.plots.circuit import role_words
-from probe.plots.heads import COLOURS, INK, look
+from probe.plots.style import COLOURS, INK, look
 from probe.table import head_name
 from probe.text import number
 

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 import plotly.graph_objects as go
 
 from probe.circuits.circuit import CurvePoint
-from probe.plots.ablation import GREY
-from probe.plots.heads import COLOURS, INK, look
+from probe.plots.style import COLOURS, GREY, INK, look
 from probe.text import number
 
 HEAD_ARMS, EDGE_ARMS = ("heads", "random_heads"), ("edges", "edges_absolute", "random_edges")

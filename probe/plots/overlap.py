@@ -14,8 +14,7 @@ from jaxtyping import Float
 from probe.analyses.overlap import Overlap
 from probe.circuits.circuit import Circuit
 from probe.circuits.graph import head_of
-from probe.plots.ablation import LEVEL
-from probe.plots.heads import COLOURS, INK, NOT_DEFINED, SEQUENTIAL, colour_at, ink_on, look, step
+from probe.plots.style import COLOURS, INK, LEVEL, NOT_DEFINED, SEQUENTIAL, colour_at, ink_on, look, step
 from probe.statistics import benjamini_hochberg
 from probe.table import head_name
 from probe.text import number

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from probe.plots.heads import COLOURS, INK, look
+from probe.plots.style import COLOURS, INK, look
 from probe.statistics import bootstrap
 from probe.text import number, with_interval
 

@@ -11,8 +11,8 @@ import pandas as pd
 import plotly.graph_objects as go
 from jaxtyping import Float
 
-from probe.plots.heads import COLOURS, DIVERGING, INK, look
 from probe.plots.overlap import word_matrix
+from probe.plots.style import COLOURS, DIVERGING, INK, look
 from probe.text import number, with_interval
 
 if TYPE_CHECKING:

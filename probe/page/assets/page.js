@@ -74,10 +74,30 @@
         [interval(metric, row), corrected(metric, row), data.roles[row].join(", ")].filter(Boolean).join("<br>"))],
       zmin: [signed ? -largest : 0], zmax: [largest],
       colorscale: [signed ? data.colours.diverging : data.colours.sequential],
-    });
+      "colorbar.title.text": [data.metrics[metric].unit],
+    }, [0]);
+    drawMarks(metric);
     const about = data.metrics[metric];
     byId("map-definition").textContent = metric + " = " + about.formula + ". Unit: " + about.unit +
       ". The colour scale ends at the largest value, " + show(largest) + "; sand-coloured cells: not defined.";
+  }
+
+  // Trace 1 of the map: triangles on heads told from 0, by q or, without one, by the interval (plots/cells.py).
+  function drawMarks(metric) {
+    const part = (end) => data.columns[metric + end] || [];
+    const values = data.columns[metric], q = part("_q"), low = part("_low"), high = part("_high");
+    const some = (list, keep) => list.some((value) => value !== null && keep(value));
+    const corrected = some(q, () => true), signed = some(values, (value) => value < 0) || some(low, (end) => end < 0);
+    const sign = (row) => corrected ? (q[row] !== null && q[row] < data.marks.level ? Math.sign(values[row]) : 0) :
+      !signed || low[row] === null || low[row] === undefined ? 0 : low[row] > 0 ? 1 : high[row] < 0 ? -1 : 0;
+    const marked = rows.filter((row) => sign(row) !== 0);
+    Plotly.restyle(document.querySelector("[data-figure=map]"), {
+      x: [marked.map((row) => data.columns.head[row])], y: [marked.map((row) => data.columns.layer[row])],
+      "marker.symbol": [marked.map((row) => sign(row) > 0 ? "triangle-up" : "triangle-down")],
+      "marker.color": [corrected ? data.marks.ink : "white"],
+      "marker.line.color": [corrected ? "white" : data.marks.ink],
+      name: [data.marks.names[corrected ? 0 : 1]], showlegend: [marked.length > 0],
+    }, [1]);
   }
 
   const choice = byId("map-metric");

@@ -1,14 +1,11 @@
 from __future__ import annotations
 
-import html
-
 import numpy as np
 import pytest
 
 from probe.errors import ResultsError
 from probe.plots import heads as plots
 from probe.table import HeadTable
-from probe.text import show_token
 
 
 def test_head_map_has_heads_on_x_and_layer_0_on_top(head_table: HeadTable) -> None:
@@ -18,7 +15,7 @@ def test_head_map_has_heads_on_x_and_layer_0_on_top(head_table: HeadTable) -> No
     assert (np.asarray(heat.z) == expected).all()
     assert list(heat.x) == list(range(9))
     assert list(heat.y) == list(range(30))
-    assert figure.layout.yaxis.autorange == "reversed"
+    assert figure.layout.yaxis.range == (29.5, -0.5)
     row = head_table.frame.iloc[9 * 4 + 7]
     assert heat.text[4][7].startswith("<b>L4H7</b><br>sink_first ")
     assert all(role in heat.text[4][7] for role in row["roles"])
@@ -37,11 +34,43 @@ def test_signed_metrics_are_centred_on_zero() -> None:
     assert (heat.zmin, heat.zmax) == (-0.6, 0.6)
 
 
-def test_unknown_metric_and_missing_profile_are_refused(head_table: HeadTable) -> None:
+def test_unknown_metrics_are_refused(head_table: HeadTable) -> None:
     with pytest.raises(ResultsError, match=r"no metric 'sink_frist'.*sink_first"):
         plots.head_map(head_table, "sink_frist")
-    with pytest.raises(ResultsError, match="no profile 'received'"):
-        plots.received(HeadTable(head_table.frame, {}, {}), [0])
+    with pytest.raises(ResultsError, match="no metric 'copies'"):
+        plots.ranked(head_table, "sink_first", control="copies")
+
+
+def test_a_title_says_the_metric_and_the_model_as_text(head_table: HeadTable) -> None:
+    title = plots.head_map(head_table, "sink_learned").layout.title.text
+    assert title.startswith("<b>Attention on a learned sink logit</b>")
+    assert "of invented-30x9 &lt;b&gt;not a model&lt;/b&gt;; sand: not defined" in title
+    assert "sand" not in plots.head_map(head_table, "sink_first").layout.title.text
+
+
+def test_heads_told_from_zero_are_marked_by_sign(effect_table: HeadTable) -> None:
+    frame = effect_table.frame
+    figure = plots.head_map(effect_table, "ablation_ioi")
+    marks = figure.data[1]
+    drawn = {(y, x): symbol for y, x, symbol in zip(marks.y, marks.x, marks.marker.symbol, strict=True)}
+    passed = frame[frame["ablation_ioi_q"] < 0.05]
+    assert set(drawn) == set(zip(passed["layer"], passed["head"], strict=True))
+    assert (drawn[18, 6], drawn[25, 1]) == ("triangle-up", "triangle-down")
+    assert marks.showlegend
+    assert marks.name == "q < 0.05 (▲ above 0, ▼ below)"
+    assert "q = 0.00" in figure.data[0].text[18][6]
+
+
+def test_without_a_q_an_interval_marks_only_what_can_be_negative(head_table: HeadTable) -> None:
+    values = np.array([[[-0.2, 0.6, 0.01]], [[-0.3, 0.7, -0.01]]])
+    one = HeadTable.build({"ablation_ioi": values}, {}, {}, kv_heads=1)
+    marks = plots.head_map(one, "ablation_ioi").data[1]
+    assert list(marks.x) == [0, 1]
+    assert list(marks.marker.symbol) == ["triangle-down", "triangle-up"]
+    assert marks.marker.color == "white"
+    assert "not corrected" in marks.name
+    nothing = plots.head_map(head_table, "sink_first").data[1]
+    assert (len(nothing.x), nothing.showlegend) == (0, False)
 
 
 def test_ranked_is_ordered_with_its_intervals(head_table: HeadTable) -> None:
@@ -54,42 +83,6 @@ def test_ranked_is_ordered_with_its_intervals(head_table: HeadTable) -> None:
     np.testing.assert_allclose(high, frame["induction_random_high"], atol=1e-15)
 
 
-def test_offset_spectrum_draws_every_bin_of_the_head(head_table: HeadTable) -> None:
-    figure = plots.offset_spectrum(head_table, [0, 100])
-    assert figure.data[1].name == "L11H1"
-    np.testing.assert_array_equal(figure.data[1].y, head_table.profiles["offset_mass"][11, 1])
-    assert list(figure.data[0].x[:4]) == ["0", "1", "2–3", "4–7"]
-    assert figure.data[0].x[-1] == "2048–4095"
-
-
-def test_received_keeps_every_peak_and_names_its_tokens(
-    head_table: HeadTable, token_text: list[list[str]]
-) -> None:
-    line = plots.received(head_table, [0], tokens=token_text).data[0]
-    profile = head_table.profiles["received"][0, 0]
-    assert len(line.x) < 400
-    assert line.y[0] == profile[0]
-    assert max(line.y[1:]) == profile[1:].max()
-    place = list(line.x).index(58)
-    assert line.text[place] == f"position 57: {html.escape(show_token(token_text[0][57]))}"
-
-
-def test_scatter_has_one_point_a_head(head_table: HeadTable) -> None:
-    assert len(plots.scatter(head_table, "sink_first", "entropy").data[0].x) == 270
-
-
 def test_figures_of_one_table_are_equal_bytes(head_table: HeadTable) -> None:
-    first, second = (plots.received(head_table, [3, 4]).to_json() for _ in range(2))
+    first, second = (plots.head_map(head_table, "entropy").to_json() for _ in range(2))
     assert first == second
-
-
-def test_words_on_a_colour_can_be_read() -> None:
-    assert plots.ink_on("#08306b") == plots.ink_on("#000000") == "white"
-    assert plots.ink_on("#ffffff") == plots.ink_on("#E69F00") == plots.INK
-    assert plots.ink_on("#767676") == "white"
-
-
-def test_a_scale_has_a_colour_at_every_share() -> None:
-    assert plots.colour_at(plots.SEQUENTIAL, 0) == "#f7fbff"
-    assert plots.colour_at(plots.SEQUENTIAL, 2) == "#08306b"
-    assert plots.colour_at([[0, "#000000"], [1, "#ff8000"]], 0.5) == "#804000"

@@ -1,0 +1,152 @@
+"""The one look of every figure: colours that survive colour blindness and a printer, axes, a title that can go."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+from textwrap import wrap
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+INK, FAINT, GREY = "#1b2733", "#d9dee4", "#7d8894"
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#555555", "#8C6D1F")
+"""Okabe and Ito's colours (2008) without yellow and black, then grey and ochre."""
+DASHES = ("solid", "dash", "dot", "dashdot")
+SYMBOLS = ("circle", "square", "diamond", "cross", "triangle-up", "x", "triangle-down", "star")
+SEQUENTIAL = [[0.0, "#f7fbff"], [0.25, "#c6dbef"], [0.5, "#6baed6"], [0.75, "#2171b5"], [1.0, "#08306b"]]
+DIVERGING = [[0.0, "#b2182b"], [0.25, "#f4a582"], [0.5, "#f7f7f7"], [0.75, "#92c5de"], [1.0, "#2166ac"]]
+NOT_DEFINED = "#e9e4d8"
+LEVEL = 0.05
+"""False discovery rate below which a head is marked."""
+
+_TOP, _TITLE, _NOTE, _GAP = 12, 22, 16, 10
+"""Pixels above the title, of its line, of a line of the note below it, and below both."""
+_WIDE = 128
+"""Characters of a note that stand in one line of 900 pixels."""
+
+
+def look(figure: go.Figure, x: str, y: str, height: int = 380) -> go.Figure:
+    """The one look: white paper, dark ink, quiet grid, legend above."""
+    axis = {"gridcolor": FAINT, "zeroline": False, "linecolor": INK, "ticks": "outside", "automargin": True}
+    figure.update_layout(
+        template="none",
+        font={"family": "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif", "size": 13, "color": INK},
+        paper_bgcolor="white",
+        plot_bgcolor="white",
+        margin={"l": 52, "r": 16, "t": 16, "b": 48},
+        height=height,
+        legend={"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
+        hoverlabel={"bgcolor": "white", "bordercolor": INK, "font": {"color": INK}, "align": "left"},
+    )
+    figure.update_xaxes(title={"text": x, "standoff": 8}, **axis)
+    figure.update_yaxes(title={"text": y, "standoff": 8}, **axis)
+    return figure
+
+
+def titled(figure: go.Figure, title: str, note: str = "") -> go.Figure:
+    """The figure with a title, and below it in small print how to read it; the legend moves under both.
+
+    title, note: text, not markup. The figure grows by the room that they take, so that the plot itself keeps its
+    size. `untitled` takes both away where a page says them in its own words.
+    """
+    lines = [html.escape(line, quote=False) for line in wrap(note, _WIDE)]
+    small = "".join(f'<br><span style="font-size:12px">{line}</span>' for line in lines)
+    room = _TOP + _TITLE + _NOTE * len(lines) + _GAP
+    height = figure.layout.height + room - _TOP
+    figure.update_layout(
+        height=height,
+        title={
+            "text": f"<b>{html.escape(title, quote=False)}</b>{small}", "font": {"size": 16}, "automargin": True,
+            "pad": {"l": 16}, "x": 0, "xref": "container", "xanchor": "left", "y": 1 - _TOP / height,
+            "yref": "container", "yanchor": "top",
+        },
+        legend={"y": 1 - room / height, "yref": "container", "yanchor": "top"},
+        meta={**(figure.layout.meta or {}), "title_room": room - _TOP},
+    )  # fmt: skip
+    return figure
+
+
+def untitled(figure: go.Figure) -> go.Figure:
+    """A copy of a figure without what `titled` gave it; a figure without a title as it is."""
+    meta = dict(figure.layout.meta or {})
+    room = meta.pop("title_room", None)
+    if room is None:
+        return figure
+    bare = go.Figure(figure)
+    bare.layout.title = None
+    return bare.update_layout(
+        height=figure.layout.height - room, legend={"y": 1.02, "yref": "paper", "yanchor": "bottom"}, meta=meta or None
+    )
+
+
+def line_of(index: int) -> dict[str, object]:
+    """The look of the index-th line: colour and dash, so that neither is needed to tell eight lines apart."""
+    return {"color": COLOURS[index % len(COLOURS)], "dash": DASHES[index % len(DASHES)], "width": 2}
+
+
+def step(count: int) -> int:
+    """Ticks of an axis of `count` cells: every one, or every 2, 5, 10, … so that labels do not touch."""
+    return next(step for step in (1, 2, 5, 10, 20, 50, 100) if count <= 18 * step or step == 100)
+
+
+def scale_of(values: pd.Series) -> tuple[float, float]:
+    """Ends of a colour scale: 0 to the largest value, or symmetric about 0 when a value is negative."""
+    defined = values.dropna()
+    largest = float(defined.abs().max()) if len(defined) else 1.0
+    return (-largest if len(defined) and defined.min() < 0 else 0.0), largest or 1.0
+
+
+def ink_on(fill: str) -> str:
+    """White or ink, whichever is easier to read on a colour `#rrggbb` (relative luminance, WCAG 2.2)."""
+    luminance = float(np.dot(linear(fill), (0.2126, 0.7152, 0.0722)))
+    return "white" if 1.05 / (luminance + 0.05) > (luminance + 0.05) / 0.061 else INK
+
+
+def linear(colour: str) -> list[float]:
+    """Red, green and blue of `#rrggbb` as shares of full light (IEC 61966-2-1, sRGB)."""
+    return [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in _rgb(colour)]
+
+
+def colour_at(scale: Sequence[Sequence[Any]], share: float) -> str:
+    """The colour `#rrggbb` of a scale at a share from 0 to 1; its ends beyond."""
+    stops, colours = [float(stop[0]) for stop in scale], np.array([_rgb(str(stop[1])) for stop in scale])
+    parts = [np.interp(share, stops, colours[:, part]) for part in range(3)]
+    return "#" + "".join(f"{round(255 * part):02x}" for part in parts)
+
+
+def veil(colour: str, opacity: float = 0.16) -> str:
+    """A colour `#rrggbb` that lets through what lies below it: for bands."""
+    red, green, blue = (round(255 * part) for part in _rgb(colour))
+    return f"rgba({red},{green},{blue},{opacity:g})"
+
+
+def apart(points: pd.DataFrame, wanted: Sequence[str]) -> list[str]:
+    """The wanted names in order, without those whose point is too near a chosen one for two labels to be read.
+
+    points: `x` and `y` by name, in any unit.
+    """
+    span = (points.max() - points.min()).replace(0, 1)
+    place, chosen = points / span, list[str]()
+    for name in wanted:
+        away = (place.loc[chosen] - place.loc[name]).abs()
+        if not ((away["x"] < 0.14) & (away["y"] < 0.05)).any():
+            chosen.append(name)
+    return chosen
+
+
+def name_points(figure: go.Figure, points: pd.DataFrame, wanted: Sequence[str]) -> None:
+    """Write the wanted names beside their points, on the side where there is room; those that would touch are left."""
+    middle = (points["x"].min() + points["x"].max()) / 2
+    for name in apart(points, wanted):
+        right = points["x"][name] > middle
+        figure.add_annotation(
+            x=points["x"][name], y=points["y"][name], text=name, showarrow=False, font={"size": 12},
+            xanchor="right" if right else "left", xshift=-6 if right else 6,
+        )  # fmt: skip
+
+
+def _rgb(colour: str) -> tuple[float, ...]:
+    return tuple(int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5))
