@@ -21,8 +21,11 @@ if TYPE_CHECKING:
     from probe.analyses.retrieval_ablation import AblationPlan as AblationPlan
     from probe.analyses.retrieval_result import RetrievalResult as RetrievalResult
     from probe.analyses.transfer import transfer as transfer
+    from probe.attention_view import AttentionView as AttentionView
+    from probe.attention_view import attention_view as attention_view
     from probe.circuits.plan import CircuitPlan as CircuitPlan
     from probe.circuits.study import circuit as circuit
+    from probe.closeups import closeups as closeups
     from probe.compare import compare as compare
     from probe.comparison import Comparison as Comparison
     from probe.errors import ModelError as ModelError
@@ -30,6 +33,8 @@ if TYPE_CHECKING:
     from probe.errors import ResultsError as ResultsError
     from probe.errors import StudyError as StudyError
     from probe.errors import TokensError as TokensError
+    from probe.explorer import Explorer as Explorer
+    from probe.explorer import explore as explore
     from probe.look import pattern as pattern
     from probe.look import top_pairs as top_pairs
     from probe.models import Loaded as Loaded
@@ -39,10 +44,13 @@ if TYPE_CHECKING:
     from probe.planted.models import PLANTED_ROLES as PLANTED_ROLES
     from probe.planted.models import planted_gpt2 as planted_gpt2
     from probe.planted.models import planted_llama as planted_llama
+    from probe.results import read_results as read_results
+    from probe.results import together as together
     from probe.scan import scan as scan
     from probe.studies.file import Study as Study
     from probe.studies.study import study as study
     from probe.table import HeadTable as HeadTable
+    from probe.token_file import token_texts as token_texts
     from probe.tokens import cut_pieces as cut_pieces
     from probe.tokens import natural_text as natural_text
     from probe.tokens import random_repeats as random_repeats
@@ -58,19 +66,24 @@ _HOMES = {
     "probe.analyses.retrieval_ablation": ("AblationPlan",),
     "probe.analyses.retrieval_result": ("RetrievalResult",),
     "probe.analyses.transfer": ("transfer",),
+    "probe.attention_view": ("AttentionView", "attention_view"),
     "probe.circuits.plan": ("CircuitPlan",),
     "probe.circuits.study": ("circuit",),
+    "probe.closeups": ("closeups",),
     "probe.compare": ("compare",),
     "probe.comparison": ("Comparison",),
     "probe.errors": ("ModelError", "ProbeError", "ResultsError", "StudyError", "TokensError"),
+    "probe.explorer": ("Explorer", "explore"),
     "probe.look": ("pattern", "top_pairs"),
     "probe.models": ("Loaded", "list_models", "load"),
     "probe.planted.models": ("PLANTED_ROLES", "planted_gpt2", "planted_llama"),
     "probe.page.report": ("write_report",),
+    "probe.results": ("read_results", "together"),
     "probe.scan": ("scan",),
     "probe.studies.study": ("study",),
     "probe.studies.file": ("Study",),
     "probe.table": ("HeadTable",),
+    "probe.token_file": ("token_texts",),
     "probe.tokens": ("cut_pieces", "natural_text", "random_repeats", "token_strings"),
 }
 _PUBLIC = {name: home for home, names in _HOMES.items() for name in names}
