@@ -10,7 +10,9 @@ from typing import Any
 import pandas as pd
 
 from probe.analyses.retrieval_ablation import Head
-from probe.formats import parquet, plain
+from probe.columns import KEYS
+from probe.errors import ResultsError
+from probe.formats import parquet, plain, read_parquet
 from probe.store import write_file
 
 FORMS = {
@@ -22,6 +24,11 @@ FORMS = {
 """A form's column in `per_trial`, and its metric in the head table."""
 ENOUGH = 10
 """Usable trials below which there is no ranking."""
+TRIALS_FILE, SCORES_FILE, ABLATION_FILE, HEADS_FILE = (
+    "trials.jsonl", "retrieval.parquet", "ablation.parquet", "heads.parquet",
+)  # fmt: skip
+_TRIAL = ("index", "length", "depth", "answer_ids", "usable", "recall")
+"""What every trial must tell for a page to be made of it."""
 
 
 @dataclass(eq=False, repr=False)
@@ -70,14 +77,39 @@ class RetrievalResult:
         place = Path(folder)
         place.mkdir(parents=True, exist_ok=True)
         self.save_evidence(place)
-        write_file(place / "heads.parquet", parquet(self.heads, {"probe": self.metadata}))
+        write_file(place / HEADS_FILE, parquet(self.heads, {"probe": self.metadata}))
 
     def save_evidence(self, folder: Path) -> None:
         """As `save`, without the head table, for a folder whose table these scores have joined."""
         lines = (json.dumps(plain(trial), allow_nan=False) for trial in self.trials)
-        write_file(folder / "trials.jsonl", "".join(f"{line}\n" for line in lines).encode())
-        write_file(folder / "retrieval.parquet", parquet(self.per_trial, {"probe": self.metadata}))
-        write_file(folder / "ablation.parquet", parquet(self.ablation, {"probe": self.metadata}))
+        write_file(folder / TRIALS_FILE, "".join(f"{line}\n" for line in lines).encode())
+        write_file(folder / SCORES_FILE, parquet(self.per_trial, {"probe": self.metadata}))
+        write_file(folder / ABLATION_FILE, parquet(self.ablation, {"probe": self.metadata}))
+
+    @classmethod
+    def load(cls, folder: str | Path, heads: pd.DataFrame | None = None) -> RetrievalResult:
+        """What `save` wrote; heads: the head table that the scores have joined (`save_evidence`), else heads.parquet.
+
+        Raises ResultsError, naming the file, for what is missing, damaged, or of two different runs.
+        """
+        place = Path(folder)
+        per_trial, documents = _evidence(place / SCORES_FILE, ("trial", "layer", "head", *FORMS))
+        ablation, other = _evidence(place / ABLATION_FILE, tuple(map(str, no_ablation())))
+        if heads is None:
+            heads, own = _evidence(place / HEADS_FILE, ("layer", "head", *FORMS.values()))
+            if own != documents:
+                raise ResultsError(f"{place}: {HEADS_FILE} and {SCORES_FILE} are of two runs; run again")
+        scores = [name + end for name in FORMS.values() for end in ("", "_low", "_high")]
+        counts = [f"n_{name}" for name in FORMS.values()]
+        missing = [name for name in scores if name not in heads]
+        if missing or other != documents:
+            found = f"no {missing[0]} in the head table" if missing else f"{ABLATION_FILE} is of another run"
+            raise ResultsError(f"{place}: {found}, beside {SCORES_FILE}; run again to replace them")
+        kept = [name for name in heads if name in (*KEYS, *scores, *counts)]
+        trials = _trials(place / TRIALS_FILE)
+        if sorted(per_trial["trial"].unique()) != [trial["index"] for trial in trials]:
+            raise ResultsError(f"{place}: {TRIALS_FILE} and {SCORES_FILE} hold other trials; run again")
+        return cls(trials, heads[kept].reset_index(drop=True), per_trial, ablation, documents)
 
 
 def rank(heads: pd.DataFrame) -> list[Head]:
@@ -92,3 +124,31 @@ def no_ablation() -> pd.DataFrame:
     """An ablation table without rows."""
     kinds = {"k": "int64", "arm": "str", "draw": "int64", "trial": "int64", "recall": "int64"}
     return pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in kinds.items()})
+
+
+def _evidence(path: Path, columns: tuple[str, ...]) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """A table of a retrieval run and the run's record."""
+    frame, documents = read_parquet(path)
+    missing = [name for name in columns if name not in frame]
+    if missing or not isinstance(documents.get("probe"), dict):
+        what = f"no column {missing[0]}" if missing else "no `probe` metadata"
+        raise ResultsError(f"{path}: not of a retrieval run ({what})")
+    return frame, documents["probe"]
+
+
+def _trials(path: Path) -> list[dict[str, Any]]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        raise ResultsError(f"{path}: cannot be read ({error}); run again to replace it") from error
+    found = []
+    for number, line in enumerate(lines, 1):
+        try:
+            trial = json.loads(line)
+        except ValueError as error:
+            raise ResultsError(f"{path}, line {number}: not JSON ({error}); run again to replace it") from error
+        missing = _TRIAL if not isinstance(trial, dict) else [name for name in _TRIAL if name not in trial]
+        if missing:
+            raise ResultsError(f"{path}, line {number}: no {missing[0]!r}; not a trial of a retrieval run")
+        found.append(trial)
+    return found

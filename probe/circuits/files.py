@@ -54,11 +54,15 @@ def load(path: str | Path) -> Circuit:
     types, nodes and edges that the model cannot have, edges against its order, a file over `MOST_BYTES`.
     """
     place = Path(path)
-    found = read_json(place)
+    return parsed(read_json(place), str(place))
+
+
+def parsed(found: Any, where: str) -> Circuit:
+    """The circuit of a document such as `document` makes. Raises ResultsError as `load` does, naming `where`."""
     try:
         return Circuit(**_fields(Circuit, found, "circuit"))
     except ResultsError as error:
-        raise ResultsError(f"{place}: {error}") from error
+        raise ResultsError(f"{where}: {error}") from error
 
 
 def scores_path(path: str | Path) -> Path:

@@ -19,6 +19,7 @@ from probe.circuits.files import save
 from probe.circuits.memory import Memory, prompts_sha256
 from probe.circuits.plan import CircuitPlan
 from probe.circuits.study import FoundCircuit, check_prompts, find_circuit, judged_prompts
+from probe.circuits.tests_file import TESTS_FILE, tests_json
 from probe.machine import machine, now
 from probe.models import Loaded
 from probe.page.report_circuit import circuit_table, write_circuit_report
@@ -89,7 +90,8 @@ def circuit_folder(
     """Find the circuit, or go on where a stopped run of the same study was, and write `out`.
 
     circuit.json, nodes.parquet (scores of every prompt), edges.parquet (all edges), heads.parquet, report.html,
-    prompts.jsonl and judged.jsonl (those that faithfulness was measured on), effects.jsonl (what is gone on from).
+    prompts.jsonl and judged.jsonl (those that faithfulness was measured on), effects.jsonl (what is gone on from),
+    tests.json where the circuit was tested.
     fresh: move aside a folder that holds another study. Equal studies give equal files, run.json apart. Raises
     ResultsError for a folder of something else, or that another process writes; what was computed is always kept.
     """
@@ -107,7 +109,8 @@ def circuit_folder(
         ledger.sort()
         _write(found, ledger.path.parent, command)
         run = {"state": "finished", "finished": now(), "seconds": time.monotonic() - begun, "machine": machine()}
-        write_run(ledger.path.parent, identity, {**run, "pieces": len(ledger), "computed": len(ledger) - before})
+        counts = {"pieces": len(ledger), "computed": len(ledger) - before}
+        write_run(ledger.path.parent, identity, {**run, **counts, "command": command})
     return found
 
 
@@ -131,6 +134,8 @@ def _write(found: FoundCircuit, folder: Path, command: str | None) -> None:
     table = circuit_table([found.circuit])
     write_file(folder / EDGES_FILE, formats.parquet(edges_frame(found.scores), {"probe": table.metadata}))
     table.save(folder)
+    if found.completeness or found.minimality:
+        write_file(folder / TESTS_FILE, tests_json(found.completeness, found.minimality))
     write_circuit_report(
         found.circuit, folder, completeness=found.completeness, minimality=found.minimality, command=command
     )

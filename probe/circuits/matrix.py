@@ -83,7 +83,7 @@ def matrix(
         made = Matrix(tuple(one.circuit for one in found), overlaps, transfer_table(moved), removed, missing)
         _write(made, place, command)
         state = {"state": "finished", "finished": now(), "seconds": time.monotonic() - begun, "machine": machine()}
-        write_run(place, identity, state)
+        write_run(place, identity, {**state, "command": command})
     return made
 
 

@@ -182,6 +182,7 @@ def overlap(
         asked = {"overlap": [document(one), document(other)], "draws": draws, "seed": seed}
         with results_folder(out, asked, fresh=fresh) as folder:
             write_file(folder.path / OVERLAP_FILE, text.encode() + b"\n")
+            folder.run = {"command": _command()}
     if as_json:
         print(text)
         return

@@ -10,12 +10,14 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from probe.analyses.needles import NEEDLES, Needle, word_needles
 from probe.analyses.retrieval import LENGTHS, cost, prepare, retrieval
 from probe.analyses.retrieval_ablation import STANDARD
 from probe.analyses.retrieval_result import RetrievalResult
+from probe.closeups import closeups
 from probe.commands.job import Job, reproduced
 from probe.commands.summary import heads_by_role, retrieval_summary
 from probe.errors import TokensError
@@ -29,7 +31,8 @@ from probe.progress import Progress, silent
 from probe.scan import scan
 from probe.store import Results, results_folder
 from probe.table import HeadTable
-from probe.tokens import Tokens, cut_pieces, natural_text, read_ids, read_text, token_strings
+from probe.token_file import save_tokens, token_texts
+from probe.tokens import Tokens, cut_pieces, natural_text, read_ids, read_text
 
 CONTEXT, PLANTED_CONTEXT = 4_096, 512
 PLANTED_LENGTHS, PLANTED_TRIALS = (128, 256), 2
@@ -75,12 +78,14 @@ def run(job: Job, *, say: Say, progress: Progress = silent) -> Outcome:
                 table = scan(loaded, tokens.ids, sinks=job.sinks, window=job.window, seed=job.seed, progress=progress)
                 table.metadata["bos"] = "none added" if tokens.bos is None else f"{tokens.bos} before each"
                 table.metadata["text"] = tokens.source
+            with _timed(seconds, "close-ups"):
+                table = closeups(table, loaded, tokens.ids[0], progress=progress)
         if haystack is not None:
             with _timed(seconds, "retrieval"):
                 found = retrieval(loaded, haystack, progress=progress, **_grid(job, loaded))
         with _timed(seconds, "write"):
             _write(job, loaded, results, table, found, tokens, outcome)
-        results.run = {"seconds": seconds, "machine": machine(), "finished": now()}
+        results.run = {"seconds": seconds, "machine": machine(), "finished": now(), "command": reproduced(job)}
         outcome.files = sorted([*(path.name for path in results.path.iterdir()), "run.json"])
     return outcome
 
@@ -159,7 +164,7 @@ def _foretell(job: Job, loaded: Loaded, tokens: Tokens | None, haystack: str | N
     work, parts = 0.0, []
     if tokens is not None:
         count = sum(map(len, tokens.ids))
-        work += SCAN_FACTOR * count
+        work += SCAN_FACTOR * (count + len(tokens.ids[0]))  # the first one again, for the close-ups
         parts.append(f"{len(tokens.ids)} sequences, {count:,} tokens")
     if haystack is not None:
         lengths, trials = job.lengths or LENGTHS, job.trials or TRIALS
@@ -216,9 +221,13 @@ def _write(
         table.metadata["retrieval"] = found.metadata
     table.save(results.path)
     outcome.roles = heads_by_role(table)
-    if job.command == "report" and tokens is not None:
-        strings = [token_strings(loaded.tokenizer, ids) for ids in tokens.ids]
-        write_report(table, results.path, retrieval=found, tokens_text=strings, command=reproduced(job))
+    if tokens is None:
+        return
+    written = [values for name, values in table.profiles.items() if name.partition(".")[0] == "writes"]
+    texts = token_texts(loaded.tokenizer, tokens.ids, np.concatenate(written, axis=None).tolist())
+    save_tokens(results.path, texts)
+    if job.command == "report":
+        write_report(table, results.path, retrieval=found, tokens_text=texts.tokens, command=reproduced(job))
 
 
 @contextmanager

@@ -27,13 +27,14 @@ from probe.studies.folder import study_folder, write_run
 from probe.studies.ledger import Ledger
 from probe.studies.plan import Plan, draws_curves
 from probe.studies.prompts import means_jsonl, prompts_jsonl
+from probe.studies.record import CURVES_FILE, EFFECTS_FILE, MEANS_FILE, PROMPTS_FILE, TASKS_FILE, tasks_json
 from probe.studies.tables import curves_frame, effects_frame, joined
 from probe.table import HeadTable
 from probe.tasks.baseline import Baseline
 from probe.tasks.task import Task
 
-STUDY_FILE, PROMPTS_FILE, MEANS_FILE = "study.toml", "prompts.jsonl", "means.jsonl"
-EFFECTS_FILE, CURVES_FILE = "effects.parquet", "curves.parquet"
+STUDY_FILE = "study.toml"
+AGAIN = f"probe run {STUDY_FILE} --out again  # {STUDY_FILE}: the one beside this page"
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,8 @@ def run_part(
         ledger.sort()
         table = _write(part, ablations, size)
         run = {"state": "finished", "finished": now(), "seconds": time.monotonic() - begun, "machine": machine()}
-        write_run(ledger.path.parent, part.asked, {**run, "pieces": len(ledger), "computed": len(ledger) - before})
+        counts = {"pieces": len(ledger), "computed": len(ledger) - before}
+        write_run(ledger.path.parent, part.asked, {**run, **counts, "command": AGAIN})
         return PartResult(part.folder, loaded.name, part.study.seeds[0], ablations, table, len(ledger) - before)
 
 
@@ -152,7 +154,7 @@ def _write(part: Part, ablations: Mapping[str, Ablation], kv_size: int) -> HeadT
     if any(one.study.curve is not None for one in found):
         curves = curves_frame([one.study for one in found])
         write_file(part.folder / CURVES_FILE, formats.parquet(curves, documents))
+    write_file(part.folder / TASKS_FILE, tasks_json([one.study for one in found]))
     table.save(part.folder)
-    again = f"probe run {STUDY_FILE} --out again  # {STUDY_FILE}: the one beside this page"
-    write_report(table, part.folder, studies=[one.study for one in found], command=again)
+    write_report(table, part.folder, studies=[one.study for one in found], command=AGAIN)
     return table

@@ -25,7 +25,7 @@ from probe.table import HeadTable
 SMALL = Study(("planted",), ("induction",), methods=("exact", "gradient"), prompts=6, length=25, curve=False)
 FILES = {
     "effects.jsonl", "effects.parquet", "heads.csv", "heads.json", "heads.parquet", "means.jsonl",
-    "profiles.safetensors", "prompts.jsonl", "report.html", "run.json", "study.toml",
+    "profiles.safetensors", "prompts.jsonl", "report.html", "run.json", "study.toml", "tasks.json",
 }  # fmt: skip
 
 
