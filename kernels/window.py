@@ -77,6 +77,50 @@ def strongest_pairs(
     return weight, query, key
 
 
+def strongest_queries(
+    call: Attention, count: int, *, skip: int = 0
+) -> tuple[Float[Tensor, "B H count"], Int[Tensor, "B H count"], Int[Tensor, "B H count"]]:
+    """Of every head the `count` queries whose strongest key has most weight: (weight, query row, that key).
+
+    skip: the first keys of a sequence that do not count, such as its sinks. Strongest first; equal weights go to the
+    earlier query, a query's equal keys to the earlier key. Fewer such queries than `count` leave weight 0 at row and
+    key −1. Streamed strip by strip, all heads in one sweep. Raises KernelError for a count below 1 or a skip below 0.
+    """
+    validate(call, Request())
+    if count < 1 or skip < 0:
+        raise KernelError(f"count {count}, skip {skip}; wanted a count above 0 and a skip of 0 or more")
+    weight = call.q.new_zeros(call.q.shape[0], call.q.shape[1], count, dtype=_dtype(call))
+    query, key = torch.full_like(weight, -1, dtype=torch.long), torch.full_like(weight, -1, dtype=torch.long)
+    for sequence in sequences(call):
+        for group, start, weights, low in _strips(sequence, 0, sequence.n_rows, weight):
+            seen = weights[..., max(0, skip - low) :]
+            if not seen.shape[-1]:
+                continue
+            heads = slice(group * sequence.group, (group + 1) * sequence.group)
+            place = (sequence.index, heads)
+            best, column = _first_largest(seen)
+            rows = torch.arange(start, start + best.shape[1], device=best.device) + sequence.first_row
+            keys = column + max(skip, low) + sequence.first_key
+            every = torch.cat([weight[place], best], -1)
+            queries = torch.cat([query[place], rows.expand_as(column)], -1)
+            # Rows come in order and sorting is stable: of equal weights the earlier query stays first.
+            order = every.argsort(dim=-1, descending=True, stable=True)[:, :count]
+            real = every.gather(-1, order) > 0
+            weight[place] = every.gather(-1, order)
+            query[place] = torch.where(real, queries.gather(-1, order), -1)
+            key[place] = torch.where(real, torch.cat([key[place], keys], -1).gather(-1, order), -1)
+    return weight, query, key
+
+
+def _first_largest(weights: Float[Tensor, "r rows keys"]) -> tuple[Float[Tensor, "r rows"], Int[Tensor, "r rows"]]:
+    """Each row's largest entry and its first place; `max` may name any of equal ones."""
+    best = weights.amax(-1)
+    places = torch.arange(weights.shape[-1], device=weights.device)
+    last = weights.shape[-1] - 1
+    first = torch.where(weights == best[..., None], places, last).amin(-1)
+    return best, first
+
+
 def _largest(weights: Float[Tensor, "entries"], count: int) -> tuple[Float[Tensor, "n"], Int[Tensor, "n"]]:
     """The `count` largest entries and their places; `topk` may take any of equal ones, this takes the first."""
     least = weights.topk(min(count, weights.numel())).values[-1]

@@ -61,7 +61,7 @@ def pattern(
             f"pattern: {heads} heads × {len(rows):,} queries × {len(columns):,} keys take {size / 2**20:,.0f} MiB, "
             f"over the budget of {memory_budget / 2**20:,.0f} MiB; ask for fewer queries, keys or heads"
         )
-    found = _at(running, ids, layer, lambda call: pattern_window(described(_of_head(call, head)), rows, columns))[0]
+    found = _at(running, ids, layer, lambda call: pattern_window(described(one_head(call, head)), rows, columns))[0]
     return found if head is None else found[0]
 
 
@@ -80,7 +80,7 @@ def top_pairs(
     if k < 1:
         raise ProbeError(f"k: found {k}, wanted at least 1 pair")
     running, ids = _ready(model, tokens, layer, head)
-    weight, query, key = _at(running, ids, layer, lambda call: strongest_pairs(described(_of_head(call, head)), 0, k))
+    weight, query, key = _at(running, ids, layer, lambda call: strongest_pairs(described(one_head(call, head)), 0, k))
     frame = pd.DataFrame({"query": query[0].cpu(), "key": key[0].cpu(), "weight": weight[0].cpu()})
     return frame[frame["query"] >= 0].reset_index(drop=True)
 
@@ -100,7 +100,7 @@ def _ready(
     return running, ids
 
 
-def _of_head(call: AttentionCall, head: int | None) -> AttentionCall:
+def one_head(call: AttentionCall, head: int | None) -> AttentionCall:
     """The same call with one query head and its key/value head; None: as it is."""
     if head is None:
         return call

@@ -34,7 +34,8 @@ class HeadTable:
         percentile bootstrap), of an effect `_p` and `_q` too, and, where a sequence did not count, `n_<metric>`;
         last `roles`, lists of text.
     profiles: what does not fit a row, by METRICS' names (`received` [L, H, T], `offset_mass` [L, H, B],
-        `thumbnail` [L, H, 64, 64], `sink_other_at` [sequences, L, H]).
+        `thumbnail` [L, H, 64, 64], `sink_other_at` [sequences, L, H]), and `sequences_<metric>` [L, H, n]: the values
+        behind each mean, sequence by sequence, so that two tables of the same sequences can be compared in pairs.
     metadata: how it was made (model, hashes, versions, seed, parameters, thresholds); JSON values only.
     """
 
@@ -79,7 +80,9 @@ class HeadTable:
         frame = pd.concat([frame, pd.DataFrame(columns)], axis=1)
         thresholds = {**roles.THRESHOLDS, **metadata.get("role_thresholds", {})}
         document = formats.plain({**metadata, "role_thresholds": thresholds})
-        return cls(_with_roles(frame, thresholds), dict(profiles), document)
+        sequences = {f"sequences_{name}": _by_head(values, (height, width)) for name, values in per_sequence.items()}
+        kept = {profile_key(name, stack, kind): values for name, values in {**sequences, **profiles}.items()}
+        return cls(_with_roles(frame, thresholds), kept, document)
 
     @classmethod
     def of_heads(
@@ -141,8 +144,13 @@ class HeadTable:
         return self._profile_key(name, row) in self.profiles
 
     def _profile_key(self, name: str, row: int) -> str:
-        stack, kind = self.frame["stack"].iloc[row], self.frame["kind"].iloc[row]
-        return name if (stack, kind) == ("decoder", "self") else f"{name}.{stack}.{kind}"
+        return profile_key(name, self.frame["stack"].iloc[row], self.frame["kind"].iloc[row])
+
+    def with_profiles(self, added: Mapping[str, np.ndarray], metadata: Mapping[str, Any]) -> HeadTable:
+        """A new table with the profiles of `added` (of the table's first stack and kind) and more metadata."""
+        stack, kind = self.frame["stack"].iloc[0], self.frame["kind"].iloc[0]
+        kept = {profile_key(name, stack, kind): values for name, values in added.items()}
+        return HeadTable(self.frame, {**self.profiles, **kept}, formats.plain({**self.metadata, **metadata}))
 
     def save(self, folder: str | Path) -> None:
         """Write heads.parquet, heads.csv, heads.json and profiles.safetensors into `folder`.
@@ -249,6 +257,10 @@ def _measured(
     return columns
 
 
+def _by_head(values: Float[np.ndarray, "n #L #H"], shape: tuple[int, int]) -> Float[np.ndarray, "L H n"]:
+    return np.ascontiguousarray(np.moveaxis(np.broadcast_to(values, (len(values), *shape)), 0, -1))
+
+
 def _with_roles(frame: pd.DataFrame, thresholds: Mapping[str, float]) -> pd.DataFrame:
     """`frame` in METRICS' order with its `roles` column decided anew."""
     order = [key for key in KEYS if key in frame]
@@ -257,6 +269,11 @@ def _with_roles(frame: pd.DataFrame, thresholds: Mapping[str, float]) -> pd.Data
     ordered = frame[order].copy()
     ordered["roles"] = roles.assign(ordered, thresholds)
     return ordered
+
+
+def profile_key(name: str, stack: str, kind: str) -> str:
+    """A profile's name in `profiles`: bare for a decoder's own attention, else `received.encoder.self`."""
+    return name if (stack, kind) == ("decoder", "self") else f"{name}.{stack}.{kind}"
 
 
 def head_name(layer: int, head: int, stack: str = "decoder") -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -12,7 +13,7 @@ from probe.kernels import reference
 from probe.kernels.inputs import Attention, Mask
 from probe.kernels.testing import bound_of
 from probe.kernels.validate import KernelError
-from probe.kernels.window import pattern_window, strongest_pairs
+from probe.kernels.window import pattern_window, strongest_pairs, strongest_queries
 
 Call = Callable[..., Attention]
 RULES = [
@@ -105,3 +106,48 @@ def test_more_pairs_than_there_are(call: Call) -> None:
 def test_a_head_or_count_that_is_not_there_is_refused(head: int, count: int, call: Call) -> None:
     with pytest.raises(KernelError, match=f"head {head}, count {count}; wanted a head below 4 and a count above 0"):
         strongest_pairs(call(5), head, count)
+
+
+def strongest_rows(P: torch.Tensor, count: int, skip: int) -> list[tuple[float, int, int]]:
+    """Each row's first largest entry from key `skip` on, then by falling weight and rising row; entries above 0."""
+    found = []
+    for i, row in enumerate(P[:, skip:].tolist()):
+        best = max(row, default=0.0)
+        if best > 0:
+            found.append((-best, i, row.index(best) + skip))
+    return [(-weight, i, j) for weight, i, j in sorted(found)[:count]]
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("skip", [0, 4, 200])
+def test_strongest_queries_are_those_of_the_whole_map(rule: str, skip: int, call: Call) -> None:
+    made = call(70, rule=rule, ratio=2, dtype=torch.float64)
+    P = reference.pattern(made)
+    weight, query, key = strongest_queries(made, 9, skip=skip)
+    first = [0, 0] if made.mask.lengths is None else made.mask.lengths[:, 0].tolist()
+    for b, h in itertools.product(range(P.shape[0]), range(P.shape[1])):
+        # Keys are counted from the sequence's own first one.
+        truth = strongest_rows(P[b, h, :, first[b] :], 9, skip)
+        n = len(truth)
+        assert query[b, h, :n].tolist() == [i for _, i, _ in truth]
+        assert key[b, h, :n].tolist() == [j + first[b] for _, _, j in truth]
+        assert weight[b, h, :n].tolist() == pytest.approx([entry[0] for entry in truth], rel=bound_of(made).unit)
+        assert (query[b, h, n:] == -1).all()
+        assert (key[b, h, n:] == -1).all()
+        assert (weight[b, h, n:] == 0).all()
+
+
+def test_equal_weights_go_to_the_earlier_query_and_key(call: Call) -> None:
+    made = call(12, dtype=torch.float64)
+    flat = replace(made, q=torch.zeros_like(made.q))
+    weight, query, key = strongest_queries(flat, 4, skip=1)
+    # Uniform rows: row i has weight 1/(i + 1) everywhere, so rows 1, 2, 3, 4 come first, each with key 1.
+    assert query[0, 0].tolist() == [1, 2, 3, 4]
+    assert key[0, 0].tolist() == [1, 1, 1, 1]
+    assert weight[0, 0].tolist() == pytest.approx([1 / 2, 1 / 3, 1 / 4, 1 / 5])
+
+
+@pytest.mark.parametrize(("count", "skip"), [(0, 0), (3, -1)])
+def test_no_count_and_a_skip_below_0_are_refused(count: int, skip: int, call: Call) -> None:
+    with pytest.raises(KernelError, match=r"wanted a count above 0 and a skip of 0 or more"):
+        strongest_queries(call(10), count, skip=skip)

@@ -104,7 +104,7 @@ def test_scan_takes_ids_as_they_are_and_prints_json(probe, tmp_path):
     found = json.loads(done.stdout)
     assert found["roles"]["previous_token"]["heads"] == 2
     assert found["roles"]["previous_token"]["top"][0]["head"] == "L0H0"
-    names = {"heads.parquet", "heads.csv", "heads.json", "profiles.safetensors", "run.json"}
+    names = {"heads.parquet", "heads.csv", "heads.json", "profiles.safetensors", "run.json", "tokens.json"}
     assert set(found["files"]) == names == {path.name for path in (tmp_path / "out").iterdir()}
 
 

@@ -23,7 +23,7 @@ FILES = {
     "profiles.safetensors",
     "report.html",
     "retrieval.parquet",
-    "run.json",
+    "run.json", "tokens.json",
     "trials.jsonl",
 }
 
@@ -70,7 +70,7 @@ def test_run_says_what_was_asked_and_how_long_it_took(made):
     found = json.loads((out / "run.json").read_text())
     assert found["asked"]["command"] == "report"
     assert found["asked"]["context"] == 160
-    assert set(found["seconds"]) == {"load", "scan", "retrieval", "write"}
+    assert set(found["seconds"]) == {"load", "scan", "close-ups", "retrieval", "write"}
     assert found["machine"]["threads"] >= 1
     # Two runs are the same run wherever they are written.
     assert "out" not in found["asked"]
