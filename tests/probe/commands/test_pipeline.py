@@ -23,7 +23,8 @@ FILES = {
     "profiles.safetensors",
     "report.html",
     "retrieval.parquet",
-    "run.json", "tokens.json",
+    "run.json",
+    "tokens.json",
     "trials.jsonl",
 }
 
