@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -15,7 +15,7 @@ from probe.circuits.graph import head_of
 from probe.columns import METRIC_UNITS
 from probe.errors import ResultsError
 from probe.page.packing import coded, pack
-from probe.page.telling import telling
+from probe.page.telling import names, telling
 from probe.page.thumbnails import FLOOR, palette, shade
 from probe.roles import RULES, explain
 from probe.table import HeadTable, head_name
@@ -40,36 +40,41 @@ def explorer_data(
     tokens: Sequence[str] | None = None,
     strings: Mapping[int, str] | None = None,
     circuits: Sequence[Circuit] = (),
+    heads: Collection[str] | None = None,
 ) -> dict[str, Any]:
     """Everything that the explorer's script draws beyond the table's own numbers (`table_data`).
 
     tokens: of the sequence that the close-ups were made on, the first that was scanned; None: positions stand for
-    tokens. strings: id → text, of the tokens that heads write; None: ids stand for them. Raises ResultsError for tokens
-    that do not reach as far as the close-ups, and for circuits of another model's shape.
+    tokens. strings: id → text, of the tokens that heads write; None: ids stand for them. heads: names of those whose
+    pictures and close-ups go along; None: all. Raises ResultsError for tokens that do not reach as far as the
+    close-ups, for circuits of another model's shape, and for heads that the table does not have.
     """
+    left_out = _left_out(table, heads)
     groups = [
-        {"label": f"{stack} {kind}", "rows": [int(row) for row in part.index], **_closeups(table, part)}
+        {"label": f"{stack} {kind}", "rows": [int(row) for row in part.index], **_closeups(table, part, left_out)}
         for (stack, kind), part in table.frame.reset_index(drop=True).groupby(["stack", "kind"], sort=False)
     ]
-    used = _used([group["arrays"] for group in groups])
+    arrays = [group["arrays"] for group in groups]
+    used = _used(arrays)
     if tokens is not None and used.size > len(tokens):
         raise ResultsError(
             f"close-ups reach position {used.size - 1:,} and only {len(tokens):,} tokens were given: give those of the "
             "first scanned sequence"
         )
     row, metric = _beginning(table)
-    ids = np.concatenate([group["arrays"].get("writes", np.empty(0, np.int32)).ravel() for group in groups])
+    ids = np.concatenate([kept.get("writes", np.empty(0, np.int32)).ravel() for kept in arrays])
     return {
         "groups": [
             {**group, "arrays": {name: pack(array, delta=name == "thumbnail")
                                  for name, array in group["arrays"].items()}}
             for group in groups
         ],
-        "texts": [] if tokens is None else _segments(tokens, used),
+        "texts": [] if tokens is None else _segments(tokens, used, arrays),
         "strings": {
             str(one): show_token(strings[one]) for one in np.unique(ids).tolist() if strings and one in strings
         },
         "circuits": [_circuit(table, circuit) for circuit in circuits],
+        "left_out": sorted(left_out),
         "rules": {role: explain(role, table.thresholds) for role in RULES},
         "closeups": table.metadata.get("closeups"),
         "sequences": table.metadata.get("n_sequences"),
@@ -81,7 +86,18 @@ def explorer_data(
     }  # fmt: skip
 
 
-def _closeups(table: HeadTable, part: pd.DataFrame) -> dict[str, Any]:
+def _left_out(table: HeadTable, heads: Collection[str] | None) -> set[int]:
+    """Rows of the heads that are not among `heads`."""
+    if heads is None:
+        return set()
+    rows = {name: row for row, name in enumerate(names(table.frame))}
+    strange = [name for name in heads if name not in rows]
+    if strange:
+        raise ResultsError(f"no head {strange[0]!r} in this table of {len(rows)} heads; heads are named as L18H6 is")
+    return set(rows.values()) - {rows[name] for name in heads}
+
+
+def _closeups(table: HeadTable, part: pd.DataFrame, left_out: Collection[int]) -> dict[str, Any]:
     """What was kept of a stack's heads, one row a head in the order of `part`, in the dtypes that `pack` takes."""
     stack, kind = part["stack"].iloc[0], part["kind"].iloc[0]
     layers = {layer: place for place, layer in enumerate(part["layer"].drop_duplicates())}
@@ -89,6 +105,7 @@ def _closeups(table: HeadTable, part: pd.DataFrame) -> dict[str, Any]:
 
     def kept(name: str) -> np.ndarray | None:
         key = name if (stack, kind) == ("decoder", "self") else f"{name}.{stack}.{kind}"
+        # Indexing by lists copies: the table's own arrays stay as they are.
         return np.asarray(table.profiles[key][at]) if key in table.profiles else None
 
     arrays, edges = {}, []
@@ -106,6 +123,9 @@ def _closeups(table: HeadTable, part: pd.DataFrame) -> dict[str, Any]:
         binned = np.fmax.reduceat(found, edges[:-1], axis=-1)
         arrays["received"] = coded(binned, RECEIVED)
         arrays |= _peaks(found)
+    gone = part.index.isin(list(left_out))
+    for name, array in arrays.items():
+        array[gone] = -1 if name in ("pair_query", "pair_key", "window_at", "writes", "peak_at") else 0
     return {"arrays": arrays, "edges": edges}
 
 
@@ -141,13 +161,17 @@ def _used(groups: Sequence[Mapping[str, np.ndarray]]) -> Bool[np.ndarray, "T"]:
     return used
 
 
-def _segments(tokens: Sequence[str], used: Bool[np.ndarray, "T"]) -> list[tuple[int, list[str]]]:
-    """First position and shown texts of every run of used positions, and of the text's first tokens."""
+def _segments(
+    tokens: Sequence[str], used: Bool[np.ndarray, "T"], groups: Sequence[Mapping[str, np.ndarray]]
+) -> list[tuple[int, list[str]]]:
+    """First position and shown texts of every run of positions that are used, or receive much."""
     reach = np.zeros(len(tokens), dtype=bool)
     reach[: len(used)] = used
-    # What follows the furthest pair is context too, and sinks stand at the start.
+    # What follows the furthest pair is context too.
     reach[len(used) : len(used) + AFTER] = len(used) > 0
-    reach[: BEFORE + AFTER] = True
+    for arrays in groups:
+        peaks = arrays.get("peak_at", np.empty(0, np.int32))
+        reach[peaks[(peaks >= 0) & (peaks < len(tokens))]] = True
     turns = np.flatnonzero(np.diff(np.concatenate([[0], reach, [0]])))
     return [
         (int(first), [show_token(text) for text in tokens[first:end]])

@@ -98,7 +98,7 @@ headprobe.explorer = async (root, data, table) => {
       cell.setAttribute("aria-label", names[row] + ", " + words(metric) + " " + told(metric, row) +
         (roles[row].length ? ", " + words(roles[row].join(", ")) : ""));
     }
-    legend.replaceChildren(show(signed ? -largest : 0),
+    legend.replaceChildren(signed ? show(-largest) : "0",
       picture(96, 1, (at) => colourAt(scale, at / 95).match(/\d+/g).map(Number), { "aria-label": "Colour scale" }),
       show(largest), q ? make("span", { class: "hx-key" }, "q < 0.05") : "");
     definition.textContent = metrics[metric].title + ": " + metrics[metric].formula + ".";
@@ -156,9 +156,10 @@ headprobe.explorer = async (root, data, table) => {
 
   function drawPanel() {
     const { row } = state;
-    panel.replaceChildren(...[
-      title(row), looks(row), pairs(row), windowOf(row), writes(row), effects(row), circuits(row), numbers(row),
-    ].flat().filter(Boolean));
+    const close = data.left_out.includes(row) ?
+      [part("Where it looks", "Left out of this page to keep it small; its numbers are all here.")] :
+      [looks(row), pairs(row), windowOf(row), writes(row)];
+    panel.replaceChildren(...[title(row), close, effects(row), circuits(row), numbers(row)].flat(2).filter(Boolean));
   }
 
   function title(row) {
@@ -311,7 +312,7 @@ headprobe.explorer = async (root, data, table) => {
     const mine = state.group.rows.map((one) => columns[metric][one]);
     return make("tr", {}, make("th", { scope: "row" }, make("button", { type: "button", class: "hx-link",
       "data-metric": metric, title: "Colour the map by " + metric }, metrics[metric].title)),
-      make("td", { class: "hx-n" }, show(value)), make("td", { class: "hx-n hx-quiet" }, [interval(metric, row), corrected(metric, row)].filter(Boolean).join(" ")),
+      make("td", { class: "hx-n" }, show(value)), make("td", { class: "hx-n hx-quiet" }, [interval(metric, row), corrected(metric, row)].filter(Boolean).join(" · ")),
       make("td", { class: "hx-where" }, value === null ? null : strip(mine, value, end("_low"), end("_high"))));
   }
 
