@@ -227,7 +227,10 @@ def _write(
     texts = token_texts(loaded.tokenizer, tokens.ids, np.concatenate(written, axis=None).tolist())
     save_tokens(results.path, texts)
     if job.command == "report":
-        write_report(table, results.path, retrieval=found, tokens_text=texts.tokens, command=reproduced(job))
+        write_report(
+            table, results.path, retrieval=found, tokens_text=texts.tokens, strings=texts.strings,
+            command=reproduced(job),
+        )  # fmt: skip
 
 
 @contextmanager

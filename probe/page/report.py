@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
+from probe.circuits.circuit import Circuit
 from probe.columns import describe
 from probe.errors import ResultsError
 from probe.page import sections
@@ -18,9 +19,12 @@ from probe.page.chapter import Chapter
 from probe.page.findings import FEW_TRIALS, findings, limits, uncertainty
 from probe.page.markup import Html, el, escape, join, json_script, script
 from probe.page.sections_ablation import ablation_chapter
+from probe.page.sections_explore import explore_part
 from probe.page.sections_retrieval import retrieval_part
 from probe.page.sink_tokens import first_token, later_sinks
-from probe.page.telling import Telling, names, one_each, telling
+from probe.page.table_data import table_data
+from probe.page.telling import Telling, one_each, telling
+from probe.page.widget import asset, scripts
 from probe.plots import heads as plots
 from probe.plots import profiles as plots_profiles
 from probe.plots import retrieval as plots_retrieval
@@ -33,10 +37,6 @@ from probe.table import HeadTable
 from probe.text import tokens_in_words
 
 PAGE = "report.html"
-KEY_METRICS = (
-    "sink_first", "previous_token_random", "duplicate_token_random", "induction_random", "retrieval",
-    "streaming_error", "entropy_normalised", "output_share",
-)  # fmt: skip
 LINES = 8
 """Heads in one line figure: as many as there are colours."""
 
@@ -51,6 +51,8 @@ def write_report(
     studies: Sequence[TaskStudy] = (),
     chapters: Sequence[Chapter] = (),
     title: str | None = None,
+    strings: Mapping[int, str] | None = None,
+    circuits: Sequence[Circuit] = (),
 ) -> Path:
     """Write `report.html` into `folder`, whole or not at all, and return its path.
 
@@ -60,15 +62,16 @@ def write_report(
     retrieval: trials, heads and ablation of a retrieval run (METRICS' columns); None: the page says so.
     chapters: what other studies add. title: default, the heads of the model.
     tokens_text: the token strings of every sequence, in the order scanned; None: positions stand for tokens.
+    strings: id → text of the tokens that heads write; None: ids stand for them. circuits: shown head by head.
     command: the command that makes it again, as typed; None: the page says that it was not recorded.
-    Raises ResultsError when the token strings do not fit the scanned sequences.
+    Raises ResultsError when the token strings do not fit the scanned sequences, or circuits the table.
     """
     _check_tokens(table, tokens_text)
     if retrieval is not None and "retrieval" not in table.frame and len(retrieval.heads):
         table = table.with_columns(retrieval.heads)
     place = Path(folder)
     place.mkdir(parents=True, exist_ok=True)
-    text = page(table, retrieval, tokens_text, command, studies, chapters, title)
+    text = page(table, retrieval, tokens_text, command, studies, chapters, title, strings, circuits)
     data = text.encode("utf-8", errors="backslashreplace")
     write_file(place / PAGE, data)
     return place / PAGE
@@ -88,22 +91,25 @@ def page(
     studies: Sequence[TaskStudy] = (),
     chapters: Sequence[Chapter] = (),
     title: str | None = None,
+    strings: Mapping[int, str] | None = None,
+    circuits: Sequence[Circuit] = (),
 ) -> str:
     """The page as text."""
     shown = telling(table)
     chapters = [*([ablation_chapter(studies, table.metadata)] if studies else []), *chapters]
     title = title or f"Attention heads of {table.metadata.get('model', 'an unnamed model')}"
     plotly, plotly_hash = script(get_plotlyjs())
-    ours, our_hash = script(_asset("page.js"))
+    ours, our_hash = script(scripts() + asset("page.js"))
     policy = (
         f"default-src 'none'; script-src {plotly_hash} {our_hash}; style-src 'unsafe-inline'; "
         "img-src data: blob:; base-uri 'none'; form-action 'none'"
     )
-    parts = _parts(table, run, tokens, shown, command, chapters)
-    return Template(_asset("page.html")).substitute(
+    explore = explore_part(table, tokens[0] if tokens else None, strings, circuits)
+    parts = _parts(table, run, tokens, shown, command, chapters, explore)
+    return Template(asset("page.html")).substitute(
         title=escape(title),
         policy=policy,
-        style=_asset("page.css"),
+        style=asset("page.css") + asset("explorer.css"),
         summary=escape(_summary(table, chapters)),
         contents=join(*(join(el("a", label, href=f"#{identifier}"), " ") for identifier, (label, _) in parts.items())),
         body=join(*(content for _, content in parts.values())),
@@ -111,10 +117,6 @@ def page(
         plotly=plotly,
         script=ours,
     )
-
-
-def _asset(name: str) -> str:
-    return (Path(__file__).parent / "assets" / name).read_text(encoding="utf-8")
 
 
 def _summary(table: HeadTable, chapters: Sequence[Chapter]) -> str:
@@ -136,6 +138,7 @@ def _parts(
     shown: list[Telling],
     command: str | None,
     chapters: Sequence[Chapter],
+    explore: Html,
 ) -> dict[str, tuple[str, Html]]:
     """Identifier of each section → its name in the contents, and the section."""
     whole = table.scanned
@@ -155,6 +158,7 @@ def _parts(
     for chapter in chapters:
         parts |= chapter.sections
     parts["maps"] = ("Maps", _maps(table))
+    parts["explore"] = ("Explore", explore)
     if whole:
         sinks = sections.sinks_part(first_token(table, tokens), later_sinks(table, tokens), tokens is not None)
         parts["roles"] = ("Roles", sections.roles_part(table))
@@ -231,29 +235,14 @@ def _data(
     chapters: Sequence[Chapter],
 ) -> dict[str, Any]:
     """What the page's script draws: figures and the table's numbers at six figures (files hold all)."""
-    frame = table.frame
-    about = {name: describe(name, table.metadata) for name in table.metrics}
-    effects = [name for name in table.metrics if name.startswith(("ablation_", "attribution_", "circuit_"))]
-    columns = [name for name in frame if name not in ("stack", "kind", "roles")]
     figures = _figures(table, run, tokens, shown)
     for chapter in chapters:
         figures |= chapter.figures
     return {
-        "names": names(frame),
-        "roles": frame["roles"].tolist(),
-        "group": (frame["stack"] + " " + frame["kind"]).tolist(),
-        "columns": {name: [_rounded(value) for value in frame[name].tolist()] for name in columns},
-        "metrics": {name: {"title": told.title, "formula": told.formula, "unit": told.unit}
-                    for name, told in about.items()},
-        "key": effects + [name for name in KEY_METRICS if name in frame],
-        "colours": {"sequential": plots.SEQUENTIAL, "diverging": plots.DIVERGING},
+        **table_data(table),
         "marks": {"level": LEVEL, "ink": INK, "names": [MARK_NAMES[True], MARK_NAMES[False]]},
         "figures": {name: json.loads(untitled(drawn).to_json()) for name, drawn in figures.items()},
     }  # fmt: skip
-
-
-def _rounded(value: float) -> float | int:
-    return value if isinstance(value, int) else float(f"{value:.6g}")
 
 
 def _lines(table: HeadTable, profile: str, shown: list[Telling]) -> list[Telling]:

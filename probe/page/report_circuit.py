@@ -51,7 +51,9 @@ def write_circuit_report(
     chapters = [circuit_chapter([circuit])]
     if completeness or minimality:
         chapters.append(completeness_chapter(circuit, completeness, minimality))
-    return write_report(circuit_table([circuit]), folder, command=command, chapters=chapters, title=title)
+    return write_report(
+        circuit_table([circuit]), folder, command=command, chapters=chapters, title=title, circuits=[circuit]
+    )
 
 
 def write_matrix_report(
@@ -82,7 +84,9 @@ def write_matrix_report(
     chapters = [overlap_chapter(circuits, overlaps, transfer, removed, repairs), circuit_chapter(circuits)]
     if not_done:
         chapters.append(Chapter(findings=[not_done_finding(not_done)]))
-    return write_report(circuit_table(circuits), folder, command=command, chapters=chapters, title=title)
+    return write_report(
+        circuit_table(circuits), folder, command=command, chapters=chapters, title=title, circuits=circuits
+    )
 
 
 def circuit_chapter(circuits: Sequence[Circuit]) -> Chapter:

@@ -14,6 +14,8 @@ KEY_METRICS = (
     "streaming_error", "entropy_normalised", "output_share",
 )  # fmt: skip
 
+EFFECTS = ("ablation_", "attribution_", "circuit_", "difference_")
+
 
 def table_data(table: HeadTable) -> dict[str, Any]:
     """Names, roles, every column at six significant figures (files hold all), what the metrics are, their colours.
@@ -22,7 +24,7 @@ def table_data(table: HeadTable) -> dict[str, Any]:
     """
     frame = table.frame
     about = {name: describe(name, table.metadata) for name in table.metrics}
-    effects = [name for name in table.metrics if name.startswith(("ablation_", "attribution_", "circuit_"))]
+    effects = [name for name in table.metrics if name.startswith(EFFECTS)]
     columns = [name for name in frame if name not in ("stack", "kind", "roles")]
     return {
         "names": names(frame),

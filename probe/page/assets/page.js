@@ -2,6 +2,7 @@
 (function () {
   const data = JSON.parse(document.getElementById("report-data").textContent);
   const byId = (id) => document.getElementById(id);
+  const { show } = headprobe;
   const config = {
     responsive: true, displaylogo: false, displayModeBar: false,
   };
@@ -31,14 +32,6 @@
         usual[index] : 0.04);
       Plotly.restyle(place, { opacity: seen }, traces);
     });
-  }
-
-  function show(value) {
-    if (value === null || value === undefined) return "n/a";
-    const size = Math.abs(value);
-    if (value !== 0 && (size < 1e-3 || size >= 1e5)) return value.toExponential(1);
-    if (size >= 100) return value.toFixed(0);
-    return value.toFixed(size >= 10 ? 1 : size >= 0.1 ? 2 : 3);
   }
 
   function interval(metric, row) {
@@ -205,5 +198,17 @@
   window.addEventListener("afterprint", () => {
     for (const place of drawn) Plotly.relayout(place, { width: null, autosize: true });
   });
-  document.documentElement.dataset.ready = "true";
+
+  const explorer = byId("explorer");
+  headprobe.explorer(explorer, JSON.parse(byId("explorer-data").textContent), data).then(() => {
+    document.documentElement.dataset.ready = "true";
+  });
+  // Anything that names a head may open it there.
+  document.addEventListener("click", (event) => {
+    const link = event.target.closest("[data-explore]");
+    if (!link) return;
+    event.preventDefault();
+    explorer.closest("section").scrollIntoView();
+    explorer.choose(link.dataset.explore);
+  });
 })();

@@ -72,7 +72,7 @@ def test_nothing_points_outside(whole: str) -> None:
     assert policy[1].startswith("default-src 'none'; script-src 'sha256-")
     assert "unsafe-inline' script" not in policy[1]
     assert "http" not in policy[1]
-    assert found.tags.count("script") == 3
+    assert found.tags.count("script") == 4
 
 
 def test_hostile_tokens_stay_text(whole: str, token_text: list[list[str]]) -> None:
