@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, cast
 import typer
 
 from probe.commands.circuit import circuit, matrix, overlap
+from probe.commands.compare import compare
 from probe.commands.job import Job, numbers
 from probe.commands.options import (
     Bos,
@@ -165,6 +166,7 @@ app.command()(tasks)
 app.command()(circuit)
 app.command()(overlap)
 app.command()(matrix)
+app.command()(compare)
 
 
 def _job(command: str, model: str, out: Path, **asked: Any) -> Job:

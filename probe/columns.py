@@ -168,6 +168,9 @@ def describe(name: str, metadata: Mapping[str, Any] | None = None) -> Column:
         criterion = name.removeprefix("importance_")
         how = f"criterion {criterion} of probe.analyses.importance; higher = more important"
         return Column(name, f"Importance by {criterion}", how, "value", None, False)
+    if name.startswith("difference_"):
+        of = describe(name.removeprefix("difference_"), metadata)
+        return Column(name, f"Change in: {of.title}", f"B − A of: {of.formula}", of.unit, None, False)
     if name.startswith("circuit_"):
         return _score(name, (metadata or {}).get("circuits", {}).get(name, {}))
     effect = _EFFECT.fullmatch(name)

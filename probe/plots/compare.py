@@ -10,7 +10,8 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from probe.columns import describe
-from probe.plots.heads import COLOURS, FAINT, INK, head_map, look
+from probe.plots.heads import head_map
+from probe.plots.style import COLOURS, GREY, INK, LEVEL, look, name_points, titled, veil
 from probe.text import number, with_interval
 
 if TYPE_CHECKING:
@@ -18,44 +19,47 @@ if TYPE_CHECKING:
 
 NAMED = 8
 """Changed heads whose names stand in a scatter: more would cover the points."""
+DRAWN = 400
+"""Points of a curve of shares: it reads as the 70,000 that it stands for."""
 
 
 def difference_map(comparison: Comparison, metric: str | None = None) -> go.Figure:
     """Layer × head map of b − a in `metric` (default: the metric with most changes), of A's first stack and kind.
 
-    Blank (sand) cells are heads without a partner or without a value.
+    Blank (sand) cells are heads without a partner or without a value. Raises ResultsError for a metric that was not
+    compared.
     """
     chosen = metric or str(comparison.metrics["metric"][0])
     comparison.of(chosen)
-    return head_map(comparison.table(), f"difference_{chosen}")
+    figure = head_map(comparison.table(), f"difference_{chosen}")
+    return titled(figure, f"{chosen}: B − A", f"A: {comparison.label_a}. B: {comparison.label_b}.")
 
 
 def scatter(comparison: Comparison, metric: str | None = None) -> go.Figure:
     """`metric` in A against B, a point a pair of heads; those that changed (q < 0.05) marked, the largest named.
 
-    On the line nothing changed. Bars are both 95 % intervals, of changed heads only.
+    On the dotted line nothing changed. Faint bars: both 95 % intervals, of changed heads only. Raises ResultsError for
+    a metric that was not compared.
     """
     chosen = metric or str(comparison.metrics["metric"][0])
     part = comparison.of(chosen)
     part = part[part["difference"].notna()]
     unit = describe(chosen, comparison.a.metadata).unit
-    same, sure = (part[(part["q"] < 0.05) == found].reset_index(drop=True) for found in (False, True))
-    figure = go.Figure()
+    same, sure = (part[(part["q"] < LEVEL) == found].reset_index(drop=True) for found in (False, True))
     ends = [float(part[["a", "b"]].min().min()), float(part[["a", "b"]].max().max())] if len(part) else [0.0, 1.0]
+    figure = go.Figure()
     figure.add_scatter(x=ends, y=ends, mode="lines", line={"color": INK, "width": 1, "dash": "dot"}, hoverinfo="skip",
                        showlegend=False)  # fmt: skip
-    _points(figure, same, f"not told apart: {len(same)}", "#9aa5b1", "circle", bars=False)
-    _points(figure, sure, f"changed, q < 0.05: {len(sure)}", COLOURS[1], "diamond", bars=True)
-    largest = np.argsort(-sure["difference"].abs().to_numpy(), kind="stable")[:NAMED]
-    for index, row in enumerate(largest):
-        side = -1 if sure["difference"][int(row)] > 0 else 1
-        x, y = float(sure["a"][int(row)]), float(sure["b"][int(row)])
-        figure.add_annotation(
-            x=x, y=y, text=pair_name(sure["name_a"][int(row)], sure["name_b"][int(row)]), showarrow=True, arrowhead=0,
-            arrowwidth=1, arrowcolor=FAINT, ax=34 * side, ay=side * (14 if index % 2 else 28), font={"size": 11},
-        )  # fmt: skip
-    labels = [html.escape(label) for label in (comparison.label_a, comparison.label_b)]
-    return look(figure, f"{chosen} ({unit}), A: {labels[0]}", f"B: {labels[1]}", height=440)
+    _points(figure, same, f"not told apart ({len(same)})", GREY, "circle", bars=False)
+    _points(figure, sure, f"changed, q < {LEVEL:g} ({len(sure)})", COLOURS[1], "diamond", bars=True)
+    across, up = (html.escape(f"{letter}: {label}") for letter, label in (("A", comparison.label_a),
+                                                                          ("B", comparison.label_b)))  # fmt: skip
+    look(figure, across, up, height=440)
+    if len(sure):
+        points = part.assign(name=_pairs(part)).set_index("name")[["a", "b"]].set_axis(["x", "y"], axis=1)
+        largest = np.argsort(-sure["difference"].abs().to_numpy(), kind="stable")[:NAMED]
+        name_points(figure, points, [_pairs(sure)[int(row)] for row in largest])
+    return titled(figure, f"{chosen} ({unit}), A against B", "One point a head. Dotted line: no change.")
 
 
 def pair_name(mine: str, theirs: str) -> str:
@@ -63,18 +67,24 @@ def pair_name(mine: str, theirs: str) -> str:
     return mine if mine == theirs else f"{mine} ↔ {theirs}"
 
 
+def _pairs(part: pd.DataFrame) -> list[str]:
+    return list(map(pair_name, part["name_a"], part["name_b"]))
+
+
 def _points(figure: go.Figure, part: pd.DataFrame, name: str, colour: str, symbol: str, *, bars: bool) -> None:
-    def ends(column: str) -> dict[str, object]:
+    def ends(column: str) -> dict[str, object] | None:
+        if not bars:
+            return None
         return {
             "type": "data", "symmetric": False, "array": (part[f"{column}_high"] - part[column]).clip(lower=0),
-            "arrayminus": (part[column] - part[f"{column}_low"]).clip(lower=0), "thickness": 0.8, "width": 0,
-            "color": colour, "visible": bars,
+            "arrayminus": (part[column] - part[f"{column}_low"]).clip(lower=0), "thickness": 1, "width": 0,
+            "color": veil(colour, 0.35),
         }  # fmt: skip
 
     text = [
         f"<b>{pair}</b><br>A {with_interval(part, row, 'a')}<br>B {with_interval(part, row, 'b')}"
         f"<br>B − A {with_interval(part, row, 'difference')}<br>q = {number(float(part['q'][row]))}"
-        for row, pair in enumerate(map(pair_name, part["name_a"], part["name_b"]))
+        for row, pair in enumerate(_pairs(part))
     ]
     figure.add_scatter(
         x=part["a"], y=part["b"], mode="markers", name=name, text=text, hovertemplate="%{text}<extra></extra>",
@@ -93,12 +103,12 @@ def likeness(comparison: Comparison) -> go.Figure:
         (matching.control, control, COLOURS[6], "dash"),
     ):
         shown = values[~np.isnan(values)]
-        # A curve of 400 points reads as one of 73,000.
-        share = np.linspace(0, 1, min(len(shown), 400)) if len(shown) else np.array([])
+        share = np.linspace(0, 1, min(len(shown), DRAWN)) if len(shown) else np.array([])
         figure.add_scatter(
             x=np.quantile(shown, share) if len(shown) else [], y=share, mode="lines", name=name,
             line={"color": colour, "width": 2, "dash": dash},
             hovertemplate="%{y:.0%} within %{x:.2f}<extra>%{fullData.name}</extra>",
         )  # fmt: skip
     look(figure, "distance of the two heads, standard deviations per metric", "share of pairs", height=340)
-    return figure.update_yaxes(range=[0, 1.02], tickformat=".0%").update_xaxes(rangemode="tozero")
+    figure.update_yaxes(range=[0, 1.02], tickformat=".0%").update_xaxes(rangemode="tozero")
+    return titled(figure, "How alike the two heads of a pair are", "Root mean square over the metrics, standardised.")
