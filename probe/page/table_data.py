@@ -6,7 +6,8 @@ from typing import Any
 
 from probe.columns import describe
 from probe.page.telling import names
-from probe.plots import heads as plots
+from probe.plots.cells import MARK_NAMES
+from probe.plots.style import DIVERGING, INK, LEVEL, SEQUENTIAL
 from probe.table import HeadTable
 
 KEY_METRICS = (
@@ -18,7 +19,7 @@ EFFECTS = ("ablation_", "attribution_", "circuit_", "difference_")
 
 
 def table_data(table: HeadTable) -> dict[str, Any]:
-    """Names, roles, every column at six significant figures (files hold all), what the metrics are, their colours.
+    """Names, roles, every column at six significant figures (files hold all), what the metrics are, colours and marks.
 
     `group` is each head's stack and kind; `key` lists the metrics to show first: effects, then `KEY_METRICS`.
     """
@@ -34,7 +35,8 @@ def table_data(table: HeadTable) -> dict[str, Any]:
         "metrics": {name: {"title": told.title, "formula": told.formula, "unit": told.unit}
                     for name, told in about.items()},
         "key": effects + [name for name in KEY_METRICS if name in frame],
-        "colours": {"sequential": plots.SEQUENTIAL, "diverging": plots.DIVERGING},
+        "marks": {"level": LEVEL, "ink": INK, "names": [MARK_NAMES[True], MARK_NAMES[False]]},
+        "colours": {"sequential": SEQUENTIAL, "diverging": DIVERGING},
     }  # fmt: skip
 
 

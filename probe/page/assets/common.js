@@ -45,6 +45,18 @@ const headprobe = (() => {
     return count(value) + end;
   }
 
+  // Which values are told from 0, 1 or −1 a row: by q where there is one, else by the interval of a metric that can be
+  // negative (told_from_zero in plots/cells.py).
+  function toldFromZero(columns, metric, level) {
+    const part = (end) => columns[metric + end] || [];
+    const values = columns[metric], q = part("_q"), low = part("_low"), high = part("_high");
+    const some = (list, keep) => list.some((value) => value !== null && keep(value));
+    const corrected = some(q, () => true), signed = some(values, (value) => value < 0) || some(low, (end) => end < 0);
+    const sign = (row) => corrected ? (q[row] !== null && q[row] < level ? Math.sign(values[row]) : 0) :
+      !signed || low[row] === null || low[row] === undefined ? 0 : low[row] > 0 ? 1 : high[row] < 0 ? -1 : 0;
+    return { corrected, sign };
+  }
+
   // A token as text. A blank before a word is a gap, as in print; any other blank is a sign, many of them a number.
   function token(text, attributes = {}) {
     const gap = /^␣[^␣]/u.test(text);
@@ -87,5 +99,5 @@ const headprobe = (() => {
     return canvas;
   }
 
-  return { make, unpack, show, count, ordinal, token, flow, colourAt, shadeToken, mixed, picture, BLUE, ORANGE };
+  return { make, unpack, show, count, ordinal, toldFromZero, token, flow, colourAt, shadeToken, mixed, picture, BLUE, ORANGE };
 })();

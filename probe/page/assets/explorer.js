@@ -88,19 +88,23 @@ headprobe.explorer = async (root, data, table) => {
     const values = state.group.rows.map((row) => columns[metric][row]).filter((value) => value !== null);
     const largest = Math.max(...values.map(Math.abs), 0) || 1, signed = values.some((value) => value < 0);
     const scale = signed ? table.colours.diverging : table.colours.sequential;
-    const q = columns[metric + "_q"];
+    const { corrected: byQ, sign } = headprobe.toldFromZero(columns, metric, table.marks.level);
+    let marked = false;
     for (const [row, cell] of state.cells) {
       const value = columns[metric][row];
       cell.style.backgroundColor = value === null ? "" :
         colourAt(scale, signed ? (value / largest + 1) / 2 : value / largest);
       cell.classList.toggle("hx-dim", !belongs(row));
-      cell.classList.toggle("hx-sure", Boolean(q && q[row] !== null && q[row] < 0.05));
+      cell.classList.toggle("hx-above", sign(row) > 0);
+      cell.classList.toggle("hx-below", sign(row) < 0);
+      cell.classList.toggle("hx-bare", !byQ);
+      marked = marked || sign(row) !== 0;
       cell.setAttribute("aria-label", names[row] + ", " + words(metric) + " " + told(metric, row) +
         (roles[row].length ? ", " + words(roles[row].join(", ")) : ""));
     }
     legend.replaceChildren(signed ? show(-largest) : "0",
       picture(96, 1, (at) => colourAt(scale, at / 95).match(/\d+/g).map(Number), { "aria-label": "Colour scale" }),
-      show(largest), q ? make("span", { class: "hx-key" }, "q < 0.05") : "");
+      show(largest), marked ? make("span", {}, table.marks.names[byQ ? 0 : 1]) : "");
     definition.textContent = metrics[metric].title + ": " + metrics[metric].formula + ".";
     hover(state.row);
   }

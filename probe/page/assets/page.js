@@ -77,12 +77,7 @@
 
   // Trace 1 of the map: triangles on heads told from 0, by q or, without one, by the interval (plots/cells.py).
   function drawMarks(metric) {
-    const part = (end) => data.columns[metric + end] || [];
-    const values = data.columns[metric], q = part("_q"), low = part("_low"), high = part("_high");
-    const some = (list, keep) => list.some((value) => value !== null && keep(value));
-    const corrected = some(q, () => true), signed = some(values, (value) => value < 0) || some(low, (end) => end < 0);
-    const sign = (row) => corrected ? (q[row] !== null && q[row] < data.marks.level ? Math.sign(values[row]) : 0) :
-      !signed || low[row] === null || low[row] === undefined ? 0 : low[row] > 0 ? 1 : high[row] < 0 ? -1 : 0;
+    const { corrected, sign } = headprobe.toldFromZero(data.columns, metric, data.marks.level);
     const marked = rows.filter((row) => sign(row) !== 0);
     Plotly.restyle(document.querySelector("[data-figure=map]"), {
       x: [marked.map((row) => data.columns.head[row])], y: [marked.map((row) => data.columns.layer[row])],
