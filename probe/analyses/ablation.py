@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -35,6 +35,9 @@ from probe.tasks.baseline import Baseline, baseline
 from probe.tasks.build import build
 from probe.tasks.task import Task
 
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
 
 @dataclass(frozen=True, eq=False)
 class Ablation:
@@ -59,6 +62,10 @@ class Ablation:
         numbers = self.study.numbers[self.study.lead]
         order = numbers["effect"].abs().sort_values(ascending=False, kind="stable", na_position="last").index
         return numbers.loc[order[:count]].reset_index(drop=True)
+
+    def plot(self) -> go.Figure:
+        """The map of the leading effects (`TaskStudy.plot`)."""
+        return self.study.plot()
 
 
 def ablate(

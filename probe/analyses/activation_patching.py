@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float
@@ -22,6 +23,9 @@ from probe.models import Loaded
 from probe.running import Running
 from probe.table import head_name
 from probe.tasks.task import Prompt, Task
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
 
 DIRECTIONS = ("noising", "denoising")
 
@@ -67,6 +71,12 @@ class Patched:
         """
         base = self.corrupted.mean()
         return np.asarray((self.patched.mean(-1) - base) / (self.clean.mean() - base))
+
+    def plot(self) -> go.Figure:
+        """Heads × places: the share of what parts the two runs that patching takes away or brings back."""
+        from probe.plots.sources import patched_map
+
+        return patched_map(self)
 
 
 def activation_patch(

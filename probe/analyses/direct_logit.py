@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -26,6 +26,9 @@ from probe.models import Loaded
 from probe.running import Running
 from probe.tasks.evaluate import logits_at
 from probe.tasks.task import Prompt, Task, clean_ids
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +57,12 @@ class DirectLogit:
     def of(self, source: str) -> Float[np.ndarray, "n"]:
         """One source's share of every prompt. Raises ResultsError for a source that the graph does not have."""
         return np.asarray(self.writes[self.graph.source(source)])
+
+    def plot(self) -> go.Figure:
+        """What every head writes, as a map."""
+        from probe.plots.sources import direct_map
+
+        return direct_map(self)
 
 
 def direct_logit(loaded: Loaded, task: Task, *, rows: slice = slice(None)) -> DirectLogit:

@@ -16,6 +16,7 @@ writes, and that of all readers' gradients, are made for a batch of prompts at a
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -32,6 +33,9 @@ from probe.models import Loaded
 from probe.progress import Progress, silent
 from probe.tasks.metrics import measure
 from probe.tasks.task import Task, clean_ids
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
 
 EDGE_METHODS = ("eap", "eap-ig")
 
@@ -55,6 +59,12 @@ class EdgeScores:
     nodes: Float[np.ndarray, "S N"]
     method: str
     layer_forwards: float
+
+    def plot(self) -> go.Figure:
+        """What every head is worth, all its outgoing edges together, as a map."""
+        from probe.plots.sources import scores_map
+
+        return scores_map(self)
 
     def tied(self, n_kv_heads: int) -> Float[np.ndarray, "S P"]:
         """`edges` with the key ports, and the value ports, of the query heads that share a key/value head summed.

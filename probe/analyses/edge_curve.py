@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -13,6 +14,9 @@ from probe.analyses.faithfulness import faithfulness, measured
 from probe.analyses.selection import SHARES, area, distance_area, edge_count, prune, random_edges, top_edges
 from probe.circuits.circuit import CurvePoint
 from probe.errors import TokensError
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
 
 DRAWS = 2
 
@@ -29,6 +33,12 @@ class EdgeCurve:
     circuits: dict[tuple[str, float], Bool[np.ndarray, "S P"]]
     cpr: float
     cmd: float
+
+    def plot(self) -> go.Figure:
+        """Faithfulness against the share of edges kept."""
+        from probe.plots.faithfulness import edge_curve as curve
+
+        return curve(self.points)
 
 
 def edge_curve(

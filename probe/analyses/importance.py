@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float
@@ -15,6 +15,9 @@ from probe.analyses.importance_gates import gate_gradients
 from probe.analyses.importance_norms import output_norms
 from probe.errors import TokensError
 from probe.tasks.task import Task
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
 
 Values = dict[str, Float[np.ndarray, "units L H"]]
 
@@ -56,6 +59,12 @@ class Importance:
     def score(self) -> Float[np.ndarray, "L H"]:
         """Mean over the units: higher is more important."""
         return np.asarray(self.values.mean(axis=0))
+
+    def plot(self) -> go.Figure:
+        """The score of every head, as a map."""
+        from probe.plots.sources import importance_map
+
+        return importance_map(self)
 
 
 def importance(

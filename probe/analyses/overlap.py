@@ -22,6 +22,8 @@ from probe.formats import plain
 from probe.statistics import RESAMPLES
 
 if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
     from probe.hooks.heads import Head
 
 DRAWS = 10_000
@@ -133,6 +135,12 @@ class Overlap:
             f"{self.task_a}'s {a} and {self.share_b:.0%} of {self.task_b}'s {b}, where chance with the same heads per "
             f"layer gives {self.count.expected:.2f} ({odds}){spread}."
         )
+
+    def plot(self) -> go.Figure:
+        """Every measure of what is shared, beside chance; `probe.plots.overlap_map` draws the heads themselves."""
+        from probe.plots.beside import overlap_measures
+
+        return overlap_measures(self)
 
     def json(self) -> dict[str, Any]:
         """Everything as strict JSON can hold it, flat where it is most read: `p_value`, `shared`, `expected`, ….

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float
@@ -24,6 +25,9 @@ from probe.hooks.anatomy import anatomy
 from probe.models import Loaded
 from probe.running import Running
 from probe.tasks.task import Task
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
 
 HOLDS = ("everywhere", "position", "nothing")
 MLPS = ("live", "frozen")
@@ -65,6 +69,12 @@ class PathEffects:
     def published(self) -> Float[np.ndarray, "senders"]:
         """−100 × normalised, as Merullo et al. print it (they average batches of 25, each normalised by itself)."""
         return -100 * self.normalised
+
+    def plot(self) -> go.Figure:
+        """What every head does through the receivers, as a map."""
+        from probe.plots.sources import path_map
+
+        return path_map(self)
 
 
 def path_patch(

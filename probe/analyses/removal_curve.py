@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from probe.errors import ResultsError
 from probe.statistics import bootstrap
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
 
 ORDERS = ("ranked", "reversed", "random")
 COLUMNS = ("criterion", "order", "draw", "k", "share", "prompt", "value")
@@ -78,6 +82,12 @@ class RemovalCurve:
         areas = pd.DataFrame(parts, index=values.index)
         areas.columns = areas.columns.set_names([*_PATH, "to"])
         return self._summarised(areas, [*_PATH[:2], "to"], "area", seed)
+
+    def plot(self, metric: str | None = None) -> go.Figure:
+        """Score against the share of heads removed, every order. metric: the task's, to name the axis."""
+        from probe.plots.ablation import removal
+
+        return removal(self, metric)
 
     def _summarised(self, values: pd.DataFrame, by: list[str], name: str, seed: int) -> pd.DataFrame:
         """Mean and bounds of each group of columns of `values` [prompts, columns]; orders as `ORDERS` has them."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float
@@ -21,6 +22,9 @@ from probe.models import Loaded
 from probe.statistics import bootstrap
 from probe.table import head_name
 from probe.tasks.task import Task
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
 
 SIZE = 4
 DRAWS = 20
@@ -94,6 +98,12 @@ class Repair:
             f"{self.random_correct.mean():.3f}, {self.forced.metric} {self.random.mean():.3f} "
             f"(p = {self.p_value:.3g}, one-sided)."
         )
+
+    def plot(self) -> go.Figure:
+        """Accuracy before and after, beside random heads forced alike."""
+        from probe.plots.beside import repair_draws
+
+        return repair_draws(self)
 
 
 def forced_mode(to: Sequence[str], query: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -14,6 +14,9 @@ from probe.columns import KEYS
 from probe.errors import ResultsError
 from probe.formats import parquet, plain, read_parquet
 from probe.store import write_file
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
 
 FORMS = {
     "set": "retrieval",
@@ -68,6 +71,12 @@ class RetrievalResult:
         """Share of trials recalled (answer fed in), and usable, by length and depth."""
         frame = pd.DataFrame(self.trials)[["length", "depth", "recall", "usable"]]
         return frame.groupby(["length", "depth"], as_index=False).mean()
+
+    def plot(self) -> go.Figure:
+        """Recall without the retrieval heads, beside random ones; without a removal test, recall by context length."""
+        from probe.plots.retrieval import recall_by_length, recall_without
+
+        return recall_without(self) if len(self.ablation) else recall_by_length(self)
 
     def save(self, folder: str | Path) -> None:
         """Write `trials.jsonl`, `retrieval.parquet`, `heads.parquet` and `ablation.parquet` into a folder.

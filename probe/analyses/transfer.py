@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float
@@ -23,6 +24,9 @@ from probe.ratio import ratio_of_means
 from probe.statistics import bootstrap
 from probe.tasks.build import build
 from probe.tasks.task import Task
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
 
 DRAWS = 20
 PARTS = ("shared", "only_a", "only_b")
@@ -56,6 +60,12 @@ class Transfer:
             f"(from {self.random.min():.2f} to {self.random.max():.2f}; p = {self.p_value:.3g}, one-sided)."
         )
 
+    def plot(self) -> go.Figure:
+        """Faithfulness with its interval, beside the draws of random heads."""
+        from probe.plots.beside import transfer_draws
+
+        return transfer_draws(self)
+
 
 @dataclass(frozen=True, eq=False)
 class PartEffect:
@@ -79,6 +89,12 @@ class PartEffect:
     share_high: float
     random: Float[np.ndarray, "draws"]
     p_value: float
+
+    def plot(self) -> go.Figure:
+        """What is lost with its interval, beside the draws of random heads."""
+        from probe.plots.beside import part_draws
+
+        return part_draws(self)
 
 
 def transfer(

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import plotly.graph_objects as go
 
 from probe import formats
 from probe.analyses.head_runs import HeadRuns
@@ -23,7 +24,7 @@ from probe.circuits.study import FoundCircuit
 from probe.errors import TokensError
 from probe.machine import machine, now
 from probe.page.report_circuit import write_matrix_report
-from probe.plots.overlap import pair_table
+from probe.plots.overlap import overlap_matrix, pair_table
 from probe.plots.transfer import removed_table, transfer_table
 from probe.progress import Progress, silent
 from probe.store import write_file
@@ -45,6 +46,10 @@ class Matrix:
     transfer: pd.DataFrame
     removed: pd.DataFrame
     not_done: Mapping[str, str]
+
+    def plot(self) -> go.Figure:
+        """Every circuit against every other: how many heads they share, beside chance."""
+        return overlap_matrix(pair_table(self.overlaps), [one.task for one in self.circuits])
 
 
 def matrix(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -36,6 +37,9 @@ from probe.tasks.baseline import Baseline
 from probe.tasks.build import build
 from probe.tasks.task import Task
 
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
 CONTEXT_EDGES = 500
 """Edges outside the circuit that circuit.json lists too: the strongest. edges.parquet has all."""
 
@@ -59,6 +63,10 @@ class FoundCircuit:
     runs: HeadRuns
     completeness: tuple[Completeness, ...] = ()
     minimality: tuple[Minimality, ...] = ()
+
+    def plot(self) -> go.Figure:
+        """The circuit as a layered graph (`Circuit.plot`)."""
+        return self.circuit.plot()
 
 
 def circuit(

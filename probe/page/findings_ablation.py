@@ -10,7 +10,7 @@ import pandas as pd
 from probe.analyses.agreement import Agreement
 from probe.analyses.effects import ESTIMATES
 from probe.page.findings import FEW_SEQUENCES, Finding
-from probe.plots.ablation import LEVEL
+from probe.plots.style import LEVEL
 from probe.studies.task_study import TaskStudy
 from probe.text import number, with_interval
 

@@ -9,8 +9,8 @@ import pandas as pd
 
 from probe.analyses.overlap import Overlap
 from probe.page.findings import Finding
-from probe.plots.ablation import LEVEL
 from probe.plots.overlap import pair_table
+from probe.plots.style import LEVEL
 from probe.plots.transfer import SHARED
 from probe.table import head_name
 from probe.text import number, with_interval

@@ -17,6 +17,7 @@ from probe.page.findings_ablation import agreement_in_words, few, told_able
 from probe.page.markup import Html, el, join
 from probe.page.sections import figure, scrolling, section, token
 from probe.plots import ablation as plots_ablation
+from probe.plots.style import LEVEL
 from probe.studies.task_study import TaskStudy
 from probe.text import number, show_text, with_interval
 
@@ -208,9 +209,9 @@ def _map(index: int, place: int) -> Html:
 def _counted(study: TaskStudy, place: int) -> str:
     """How many were measured, how many pass, and what stands in their place."""
     one, numbers = study.effects[place], study.numbers[place]
-    passed = int((numbers["effect_q"] < plots_ablation.LEVEL).sum())
+    passed = int((numbers["effect_q"] < LEVEL).sum())
     return (
-        f"{_verb(one)}: {study.measured(place)}; {passed} pass at q < {plots_ablation.LEVEL:g}. In a removed head's "
+        f"{_verb(one)}: {study.measured(place)}; {passed} pass at q < {LEVEL:g}. In a removed head's "
         f"place stands {_stands(one.mode)}."
     )
 

@@ -12,7 +12,7 @@ from probe.circuits.circuit import Circuit, CircuitEdge, CircuitNode
 from probe.circuits.graph import INPUT, LOGITS, head_of, layer_of
 from probe.circuits.layout import Layout, drawn_edges, drawn_heads, layout, part_of, way
 from probe.plots.ablation import HELPS, HURTS
-from probe.plots.style import FAINT, INK, ink_on, look, step
+from probe.plots.style import FAINT, INK, ink_on, look, step, titled
 from probe.table import head_name
 from probe.text import number
 
@@ -84,7 +84,10 @@ def circuit_graph(circuit: Circuit, edges: int = EDGES) -> go.Figure:
     look(figure, "head", "", height=130 + _row_height(drawn) * (len(drawn.rows) + 2))
     figure.update_layout(meta={"edges": ends}, hovermode="closest")
     _axes(figure, drawn, [x for edge in chosen for x in way(edge, drawn)[0]])
-    return figure
+    inside = sum(edge.in_circuit for edge in circuit.edges)
+    note = f"{len(circuit.heads)} heads" + (f", {len(chosen)} of {inside:,} edges drawn" if inside else "")
+    note += ". Width: root of |score|. An edge ends at the left (query), middle (key) or right (value) of a head"
+    return titled(figure, f"The circuit of {circuit.task} in {circuit.model}", note)
 
 
 def _row_height(drawn: Layout) -> int:

@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 
 from probe.columns import METRIC_UNITS
 from probe.plots.circuit import role_words
-from probe.plots.style import COLOURS, INK, look
+from probe.plots.style import COLOURS, GREY, INK, look, titled
 from probe.table import head_name
 from probe.text import number
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 KINDS = {"none": "nothing", "group": "a role", "random": "random heads", "greedy": "chosen to part them"}
 _LOOKS = {
-    "none": (INK, "x"), "group": (COLOURS[0], "circle"), "random": ("#7d8894", "square"),
+    "none": (INK, "x"), "group": (COLOURS[0], "circle"), "random": (GREY, "square"),
     "greedy": (COLOURS[1], "diamond"),
 }  # fmt: skip
 
@@ -45,7 +45,9 @@ def completeness_scatter(found: Sequence[Completeness], metric: str) -> go.Figur
                 marker={"color": colour, "symbol": symbol, "size": 9, "opacity": 0.85},
             )  # fmt: skip
     unit = METRIC_UNITS.get(metric, metric)
-    return look(figure, f"the model without them, {unit}", f"the circuit without them, {unit}", height=420)
+    look(figure, f"the model without them, {unit}", f"the circuit without them, {unit}", height=420)
+    note = "One point a set of heads that is taken away from both; on the dotted line both do the same without it"
+    return titled(figure, "Completeness: the circuit against the model", note)
 
 
 def removed_words(one: Completeness) -> str:
@@ -86,7 +88,9 @@ def minimality_marks(found: Sequence[Minimality], metric: str) -> go.Figure:
     low, high = min([0.0, *(one.loss.low for one in ordered)]), max([0.0, *(one.loss.high for one in ordered)])
     figure.update_xaxes(range=[low - 0.03 * (high - low), high + 0.03 * (high - low)])
     figure.add_vline(x=0, line={"color": INK, "width": 1})
-    return figure.update_yaxes(type="category", title=None, dtick=1, range=[len(ordered) - 0.4, -0.6])
+    figure.update_yaxes(type="category", title=None, dtick=1, range=[len(ordered) - 0.4, -0.6])
+    note = "What the circuit loses without it, beside the heads whose absence makes that most; 95 % intervals"
+    return titled(figure, "Minimality: what each head is worth", f"{note}. Filled: 0 is not in it")
 
 
 def needed(one: Minimality) -> bool:

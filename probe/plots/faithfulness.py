@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import plotly.graph_objects as go
 
 from probe.circuits.circuit import CurvePoint
-from probe.plots.style import COLOURS, GREY, INK, look
+from probe.plots.style import COLOURS, GREY, INK, look, titled, veil
 from probe.text import number
 
 HEAD_ARMS, EDGE_ARMS = ("heads", "random_heads"), ("edges", "edges_absolute", "random_edges")
@@ -22,6 +22,8 @@ _LOOKS = {
 }  # fmt: skip
 _TICKS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 
+_BANDS = "Bands: 95 % interval over prompts; of random ones, the range of the draws"
+
 ROOM = 1.6
 """Two sizes are named on the axis where the larger is this many times the smaller."""
 
@@ -32,7 +34,9 @@ def head_curve(points: Sequence[CurvePoint]) -> go.Figure:
     look(figure, "heads kept", "faithfulness", height=400)
     sizes = sorted({int(point.size) for point in points if point.arm in HEAD_ARMS and point.size > 0})
     ticks = _apart(sizes)
-    return figure.update_xaxes(type="log", tickvals=ticks, ticktext=[f"{size:,}" for size in ticks], tickangle=0)
+    figure.update_xaxes(type="log", tickvals=ticks, ticktext=[f"{size:,}" for size in ticks], tickangle=0)
+    note = f"All other heads replaced, MLPs at work. {_BANDS}"
+    return titled(figure, "Faithfulness by the number of heads kept", note)
 
 
 def _apart(sizes: Sequence[int]) -> list[int]:
@@ -48,7 +52,9 @@ def edge_curve(points: Sequence[CurvePoint]) -> go.Figure:
     """Faithfulness against the share of edges asked for, on a logarithmic axis: by score, by |score|, random."""
     figure = _curves(points, EDGE_ARMS, "everything corrupted")
     look(figure, "share of edges asked for, %", "faithfulness", height=400)
-    return figure.update_xaxes(type="log", tickvals=_TICKS, ticktext=[f"{100 * tick:g}" for tick in _TICKS])
+    figure.update_xaxes(type="log", tickvals=_TICKS, ticktext=[f"{100 * tick:g}" for tick in _TICKS])
+    note = f"All other edges carry what they carry in the corrupted run. {_BANDS}"
+    return titled(figure, "Faithfulness by the share of edges kept", note)
 
 
 def _curves(points: Sequence[CurvePoint], arms: Sequence[str], nothing: str) -> go.Figure:
@@ -68,11 +74,10 @@ def _curves(points: Sequence[CurvePoint], arms: Sequence[str], nothing: str) -> 
 
 
 def _band(figure: go.Figure, points: Sequence[CurvePoint], colour: str) -> None:
-    red, green, blue = (int(colour[place : place + 2], 16) for place in (1, 3, 5))
     figure.add_scatter(
         x=[point.size for point in (*points, *points[::-1])],
         y=[point.high for point in points] + [point.low for point in points[::-1]], fill="toself", mode="lines",
-        fillcolor=f"rgba({red},{green},{blue},0.16)", line={"width": 0}, hoverinfo="skip", showlegend=False,
+        fillcolor=veil(colour), line={"width": 0}, hoverinfo="skip", showlegend=False,
         legendgroup=points[0].arm,
     )  # fmt: skip
 

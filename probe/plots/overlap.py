@@ -14,7 +14,20 @@ from jaxtyping import Float
 from probe.analyses.overlap import Overlap
 from probe.circuits.circuit import Circuit
 from probe.circuits.graph import head_of
-from probe.plots.style import COLOURS, INK, LEVEL, NOT_DEFINED, SEQUENTIAL, colour_at, ink_on, look, step
+from probe.plots.style import (
+    COLOURS,
+    INK,
+    LEVEL,
+    NOT_DEFINED,
+    SEQUENTIAL,
+    colour_at,
+    ink_on,
+    look,
+    name_points,
+    step,
+    titled,
+)
+from probe.rank_correlation import rank_correlation
 from probe.statistics import benjamini_hochberg
 from probe.table import head_name
 from probe.text import number
@@ -55,7 +68,8 @@ def overlap_map(a: Circuit, b: Circuit) -> go.Figure:
         )  # fmt: skip
     look(figure, "head", "layer", height=150 + len(layers) * max(16, min(36, 320 // len(layers))))
     figure.update_xaxes(showgrid=False, dtick=step(a.n_heads), range=[-0.5, a.n_heads - 0.5])
-    return figure.update_yaxes(showgrid=False, dtick=step(len(layers)), range=[layers[-1] + 0.5, layers[0] - 0.5])
+    figure.update_yaxes(showgrid=False, dtick=step(len(layers)), range=[layers[-1] + 0.5, layers[0] - 0.5])
+    return titled(figure, f"Heads of the circuits of {a.task} and {b.task}", f"Every head of {a.model}")
 
 
 def _name(circuit: Circuit, letter: str) -> str:
@@ -85,7 +99,10 @@ def _hovers(a: Circuit, b: Circuit, layers: Sequence[int]) -> list[list[str]]:
 
 
 def score_scatter(a: Circuit, b: Circuit, labels: int = 10) -> go.Figure:
-    """Scores of every head on the two tasks; heads of either circuit marked, the strongest named."""
+    """Scores of every head on the two tasks; heads of either circuit marked, at most `labels` of the strongest named.
+
+    The title has Spearman's rank correlation over all heads with its interval (`rank_correlation`).
+    """
     nodes = [(head, a.node_of(head), b.node_of(head)) for head in map(head_of, a.graph.heads) if head is not None]
     kinds = [one.in_circuit + 2 * other.in_circuit for _, one, other in nodes]
     figure = go.Figure()
@@ -102,7 +119,14 @@ def score_scatter(a: Circuit, b: Circuit, labels: int = 10) -> go.Figure:
             text=text, hovertemplate="%{text}<extra></extra>",
             marker={"color": colour, "symbol": symbol, "size": 6 if kind == 0 else 9, "opacity": 0.8},
         )  # fmt: skip
-    return look(figure, f"score, {_name(a, 'A')}", f"score, {_name(b, 'B')}", height=420)
+    look(figure, f"score, {_name(a, 'A')}", f"score, {_name(b, 'B')}", height=440)
+    points = pd.DataFrame([(one.score, other.score) for _, one, other in nodes], columns=["x", "y"],
+                          index=[head_name(*head) for head, _, _ in nodes])  # fmt: skip
+    far = ((points / (points.max() - points.min()).replace(0, 1)) ** 2).sum(axis=1)
+    name_points(figure, points, list(far.sort_values(ascending=False, kind="stable").index[:labels]))
+    found = rank_correlation(points["x"].to_numpy(), points["y"].to_numpy())
+    title = f"Scores on {a.task} and {b.task}: rank correlation {number(found.value)}"
+    return titled(figure, f"{title} [{number(found.low)}, {number(found.high)}]", f"One point a head of {a.model}")
 
 
 def overlap_matrix(pairs: pd.DataFrame, tasks: Sequence[str]) -> go.Figure:
@@ -124,7 +148,9 @@ def overlap_matrix(pairs: pd.DataFrame, tasks: Sequence[str]) -> go.Figure:
             hover[where] = _pair_words(own, other, pair, size)
             cell[place[own], place[own]] = f"{size} heads"
     figure = word_matrix(grid, cell, hover, tasks, tasks, (0.0, 1.0), SEQUENTIAL)
-    return figure.update_xaxes(title={"text": "… that the circuit of this task has too"})
+    figure.update_xaxes(title={"text": "… that the circuit of this task has too"})
+    note = f"Diagonal: size of the circuit. * : more than random heads of the same layers, q < {LEVEL:g}"
+    return titled(figure, "Heads that the circuits share", note)
 
 
 def pair_table(overlaps: Sequence[Overlap]) -> pd.DataFrame:

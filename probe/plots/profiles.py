@@ -110,7 +110,8 @@ def _name_peaks(
             continue
         placed.append((x, y))
         figure.add_annotation(
-            x=float(np.log10(position + 1)), y=float(np.log10(value)), text=_short(tokens, position), showarrow=False, yshift=9,
+            x=float(np.log10(position + 1)), y=float(np.log10(value)), text=_short(tokens, position),
+            showarrow=False, yshift=9,
             font={"size": 12, "color": COLOURS[line % len(COLOURS)]}, bgcolor="rgba(255,255,255,0.8)", borderpad=1,
         )  # fmt: skip
 

@@ -9,10 +9,11 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from probe.plots.style import COLOURS, INK, look
+from probe.plots.style import COLOURS, DASHES, INK, SYMBOLS, look, titled, veil
 from probe.statistics import bootstrap
 from probe.text import number, with_interval
 
+_BANDS = "Bands: 95 % interval over trials; of random heads of the same layers, the range of the draws"
 ARMS = {"clean": "all heads in place", "top": "retrieval heads removed", "random": "random heads removed"}
 
 
@@ -75,39 +76,41 @@ def curve(frame: pd.DataFrame, by: str) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def ablation(run: Retrieval) -> go.Figure:
+def recall_without(run: Retrieval) -> go.Figure:
     """Recall against the number of removed heads: the top k, as many random ones, and none."""
     frame = recalls(run)
     figure = go.Figure()
     for index, arm in enumerate(("top", "random")):
         part = frame[frame["arm"] == arm]
         if len(part):
-            _band(figure, curve(part, "k"), "k", ARMS[arm], COLOURS[index + 1])
+            _band(figure, curve(part, "k"), "k", ARMS[arm], index + 1)
     clean = curve(frame[frame["arm"] == "clean"].assign(k=0), "k")
     ks = frame["k"].unique()
     if len(clean):
         flat = pd.concat([clean.assign(k=k) for k in (0, max(ks))], ignore_index=True)
-        _band(figure, flat, "k", ARMS["clean"], COLOURS[0], mode="lines")
-    return _recall_axes(look(figure, "heads removed, k", "recall"))
+        _band(figure, flat, "k", ARMS["clean"], 0, mode="lines")
+    _recall_axes(look(figure, "heads removed, k", "recall"))
+    return titled(figure, "Recall without retrieval heads", _BANDS)
 
 
-def by_length(run: Retrieval) -> go.Figure:
+def recall_by_length(run: Retrieval) -> go.Figure:
     """Recall against context length with all heads in place; beside it the arms of the removal test at the
     largest k, where that test covers several lengths (it may hold fewer trials)."""
     whole, frame = own_recall(run), recalls(run)
     figure = go.Figure()
-    _band(figure, curve(whole, "length"), "length", ARMS["clean"], COLOURS[0])
+    _band(figure, curve(whole, "length"), "length", ARMS["clean"], 0)
     if frame["length"].nunique() > 1:
         frame = frame[frame["k"] == frame["k"].max()]
         for index, arm in enumerate(("top", "random")):
             part = curve(frame[frame["arm"] == arm], "length")
-            _band(figure, part, "length", f"{ARMS[arm]} (k = {frame['k'].max()})", COLOURS[index + 1])
+            _band(figure, part, "length", f"{ARMS[arm]} (k = {frame['k'].max()})", index + 1)
     lengths = sorted(whole["length"].unique().tolist())
     _recall_axes(look(figure, "context length, tokens", "recall"))
-    return figure.update_xaxes(type="log", tickvals=lengths, ticktext=[f"{length:,}" for length in lengths])
+    figure.update_xaxes(type="log", tickvals=lengths, ticktext=[f"{length:,}" for length in lengths])
+    return titled(figure, "Recall by context length", _BANDS)
 
 
-def by_place(run: Retrieval) -> go.Figure:
+def recall_by_place(run: Retrieval) -> go.Figure:
     """Recall with all heads in place, context length × needle depth; each cell says its number of trials."""
     clean = own_recall(run)
     mean = clean.pivot_table(index="depth", columns="length", values="recall", aggfunc="mean")
@@ -135,22 +138,27 @@ def by_place(run: Retrieval) -> go.Figure:
     )
     look(figure, "context length, tokens", "needle depth", height=150 + 44 * len(mean.index))
     figure.update_xaxes(type="category", showgrid=False)
-    return figure.update_yaxes(type="category", autorange="reversed", showgrid=False)
+    figure.update_yaxes(type="category", autorange="reversed", showgrid=False)
+    note = "All heads in place; mean over the n trials of a cell"
+    return titled(figure, "Recall by context length and depth of the needle", note)
+
+
+ablation, by_length, by_place = recall_without, recall_by_length, recall_by_place
 
 
 def _recall_axes(figure: go.Figure) -> go.Figure:
     return figure.update_yaxes(range=[-0.03, 1.03], tickformat=".1f")
 
 
-def _band(figure: go.Figure, points: pd.DataFrame, x: str, name: str, colour: str, mode: str = "lines+markers") -> None:
-    """A line with its band; no band where there is no interval."""
-    red, green, blue = (int(colour[place : place + 2], 16) for place in (1, 3, 5))
+def _band(figure: go.Figure, points: pd.DataFrame, x: str, name: str, index: int, mode: str = "lines+markers") -> None:
+    """The index-th line with its band; no band where there is no interval."""
+    colour = COLOURS[index]
     if points["recall_low"].notna().all():
         figure.add_scatter(
             x=np.concatenate([points[x], points[x][::-1]]),
             y=np.concatenate([points["recall_high"], points["recall_low"][::-1]]),
             fill="toself",
-            fillcolor=f"rgba({red},{green},{blue},0.16)",
+            fillcolor=veil(colour),
             line={"width": 0},
             mode="lines",
             hoverinfo="skip",
@@ -163,8 +171,8 @@ def _band(figure: go.Figure, points: pd.DataFrame, x: str, name: str, colour: st
         mode=mode,
         name=name,
         legendgroup=name,
-        line={"color": colour, "width": 2.4},
-        marker={"size": 8},
+        line={"color": colour, "width": 2.4, "dash": DASHES[index]},
+        marker={"size": 8, "symbol": SYMBOLS[index]},
         text=[with_interval(points, row, "recall") for row in points.index],
         hovertemplate="%{text}<extra>%{fullData.name}</extra>",
     )

@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 from jaxtyping import Float
 
 from probe.plots.overlap import word_matrix
-from probe.plots.style import COLOURS, DIVERGING, INK, look
+from probe.plots.style import COLOURS, DIVERGING, INK, look, titled
 from probe.text import number, with_interval
 
 if TYPE_CHECKING:
@@ -56,7 +56,9 @@ def transfer_matrix(transfer: pd.DataFrame, circuits: Sequence[str], tasks: Sequ
             f"{with_interval(frame, row, 'faithfulness')}<br>random heads {with_interval(frame, row, 'random')}"
         )
     figure = word_matrix(grid, cell, hover, circuits, tasks, (-1.0, 1.0), DIVERGING)
-    return figure.update_xaxes(title={"text": "kept on the task …"})
+    figure.update_xaxes(title={"text": "kept on the task …"})
+    note = "1: the whole model, 0: all heads replaced. * : the whole interval lies above all draws of random heads"
+    return titled(figure, "How faithful each circuit's heads are on each task", note)
 
 
 def removed_table(a: str, b: str, found: Sequence[PartEffect]) -> pd.DataFrame:
@@ -117,6 +119,8 @@ def removed_marks(removed: pd.DataFrame) -> go.Figure:
     ends = frame[["lost_low", "lost_high", "random_low", "random_high"]].to_numpy(dtype=float)
     low, high = min(0.0, float(np.nanmin(ends))), max(0.0, float(np.nanmax(ends)))
     figure.update_xaxes(range=[low - 0.03 * (high - low), high + 0.03 * (high - low)])
-    return figure.update_yaxes(
+    figure.update_yaxes(
         tickvals=list(range(len(labels))), ticktext=labels, range=[len(labels) - 0.4, -0.6], title=None
     )
+    note = "Lines: 95 % interval over prompts; grey: range of draws of random heads. Filled: above all draws"
+    return titled(figure, "What tasks lose without shared heads", f"Number of heads in brackets. {note}")

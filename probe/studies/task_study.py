@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -21,6 +22,9 @@ from probe.tasks.baseline import Baseline
 from probe.tasks.build import TASKS
 from probe.tasks.task import Task
 from probe.token_strings import token_strings
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
 
 NOUNS = {"head": "heads", "kv_group": "key/value groups", "layer": "layers", "set": "sets of heads"}
 
@@ -133,6 +137,16 @@ class TaskStudy:
         """Whether effects have a place in a map: no two units share a head."""
         heads = [head for unit in self.effects[index].units for head in unit.heads]
         return len(set(heads)) == len(heads)
+
+    def plot(self) -> go.Figure:
+        """The leading effects as a map, or ranked where units share heads and so have no place in one."""
+        from probe.plots.ablation import effect_map, ranked_effects
+
+        one, numbers = self.effects[self.lead], self.numbers[self.lead]
+        how = f"{one.mode.replace('_', ' ')} ablation, {one.method}"
+        if self.mapped(self.lead):
+            return effect_map(one.units, numbers, self.task.metric, f"What each head does for {self.task.name}: {how}")
+        return ranked_effects(numbers, self.task.metric, title=f"The strongest {self.noun} for {self.task.name}: {how}")
 
 
 def study_of(
