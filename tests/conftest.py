@@ -23,6 +23,7 @@ from probe.studies.task_study import TaskStudy
 from probe.table import HeadTable, head_name
 from probe.tasks.baseline import Baseline
 from probe.tasks.task import Prompt, Task
+from probe.token_file import TokenTexts
 
 LAYERS, HEADS, SEQUENCES, LENGTH = 30, 9, 8, 4096
 HOSTILE = "</script><img src=x onerror=\"document.title='owned'\">"
@@ -173,6 +174,39 @@ def invented_tokens(n: int = SEQUENCES, seed: int = 0) -> list[list[str]]:
     for tokens in text:
         tokens[0], tokens[57] = "The", HOSTILE
     return text
+
+
+NASTY = {57: HOSTILE, 60: "\u202egnp.exe", 61: "\ud800", 62: "`${alert(1)}`", 63: "␣", 64: "a b\nc"}
+"""Positions of the first text where a page must be careful."""
+
+
+def with_closeups(table: HeadTable, length: int = LENGTH, seed: int = 3) -> HeadTable:
+    """The table with pairs, windows and promoted tokens as a scan keeps them; L0H0 looks at the hostile token."""
+    rng = np.random.default_rng(seed)
+    shape = table.frame["layer"].nunique(), table.frame["head"].nunique()
+    query = rng.integers(8, length, (*shape, 12)).astype(np.int32)
+    key = (4 + (query - 4) * rng.random(query.shape)).astype(np.int32)
+    query[0, 0, :4], key[0, 0, :4] = (60, 62, 64, 4000), (57, 61, 63, 60)
+    weight = -np.sort(-rng.beta(2, 2, query.shape), axis=-1).astype(np.float32)
+    at = np.clip(np.stack([query[..., 0], key[..., 0]], axis=-1) - 19, 0, length - 24).astype(np.int32)
+    window = rng.dirichlet(np.full(24, 0.2), (*shape, 24)).astype(np.float32)
+    writes = rng.integers(0, 100, (*shape, 5)).astype(np.int32)
+    for array in (query, key, at, writes):
+        array[0, 1] = -1
+    weight[0, 1], window[0, 1] = 0, np.nan
+    closeups = {"pair_query": query, "pair_key": key, "pair_weight": weight, "window": window, "window_at": at,
+                "writes": writes}  # fmt: skip
+    about = {"length": length, "skipped_keys": 4, "pairs": 12, "span": 24}
+    return table.with_profiles(closeups, {"closeups": about})
+
+
+def invented_texts() -> TokenTexts:
+    """Texts of the invented sequences, the first one nasty where `with_closeups` looks, and of the written tokens."""
+    tokens = invented_tokens()
+    for position, text in NASTY.items():
+        tokens[0][position] = text
+    strings = {number: f"␣word{number}" for number in range(100)} | {7: HOSTILE}
+    return TokenTexts(tuple((0,) * LENGTH for _ in tokens), tuple(map(tuple, tokens)), strings)
 
 
 HELPING, HURTING = {(18, 6): 1.9, (20, 3): 1.1, (17, 2): 0.6, (12, 8): 0.3}, {(25, 1): -0.8, (22, 7): -0.4}
@@ -410,3 +444,13 @@ def retrieval_result() -> Any:
 @pytest.fixture(scope="session")
 def token_text() -> list[list[str]]:
     return invented_tokens()
+
+
+@pytest.fixture(scope="session")
+def closeup_table() -> HeadTable:
+    return with_closeups(invented_table())
+
+
+@pytest.fixture(scope="session")
+def texts() -> TokenTexts:
+    return invented_texts()

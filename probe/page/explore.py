@@ -18,7 +18,7 @@ from probe.page.packing import coded, pack
 from probe.page.telling import names, telling
 from probe.page.thumbnails import FLOOR, palette, shade
 from probe.roles import RULES, explain
-from probe.table import HeadTable, head_name
+from probe.table import HeadTable, head_name, profile_key
 from probe.text import show_token
 
 SHADES = np.concatenate([
@@ -104,7 +104,7 @@ def _closeups(table: HeadTable, part: pd.DataFrame, left_out: Collection[int]) -
     at = part["layer"].map(layers).to_numpy(), part["head"].to_numpy()
 
     def kept(name: str) -> np.ndarray | None:
-        key = name if (stack, kind) == ("decoder", "self") else f"{name}.{stack}.{kind}"
+        key = profile_key(name, stack, kind)
         # Indexing by lists copies: the table's own arrays stay as they are.
         return np.asarray(table.profiles[key][at]) if key in table.profiles else None
 
