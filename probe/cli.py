@@ -13,6 +13,7 @@ import typer
 
 from probe.commands.circuit import circuit, matrix, overlap
 from probe.commands.compare import compare
+from probe.commands.export import export
 from probe.commands.job import Job, numbers
 from probe.commands.options import (
     Bos,
@@ -166,6 +167,7 @@ app.command()(tasks)
 app.command()(circuit)
 app.command()(overlap)
 app.command()(matrix)
+app.command()(export)
 app.command()(compare)
 
 
