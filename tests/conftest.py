@@ -99,17 +99,17 @@ def _per_sequence(kinds: np.ndarray, rng: np.random.Generator, n: int) -> dict[s
     return values
 
 
-def invented_table(n: int = SEQUENCES, seed: int = 0) -> HeadTable:
+def invented_table(n: int = SEQUENCES, seed: int = 0, layers: int = LAYERS, heads: int = HEADS) -> HeadTable:
     """30 × 9 heads over n sequences of 4,096 tokens, every profile present."""
     rng = np.random.default_rng(seed)
-    kinds = rng.choice([0, 0, 0, 0, 0, 1, 2, 3], size=(LAYERS, HEADS))
-    received = rng.gamma(0.4, 4e-4, (LAYERS, HEADS, LENGTH)).astype(np.float32)
+    kinds = rng.choice([0, 0, 0, 0, 0, 1, 2, 3], size=(layers, heads))
+    received = rng.gamma(0.4, 4e-4, (layers, heads, LENGTH)).astype(np.float32)
     received[..., 0] = np.where(kinds == 0, 0.7, 0.05)
     received[:, ::3, 57] = 0.2
     bins = 2 + int(np.log2(LENGTH - 1))
-    offsets = rng.dirichlet(np.ones(bins) * 0.7, size=(LAYERS, HEADS)).astype(np.float32)
-    at = np.full((n, LAYERS, HEADS), 57, dtype=np.float32)
-    at[:, :, 1] = rng.integers(1, LENGTH - 40, (n, LAYERS))
+    offsets = rng.dirichlet(np.ones(bins) * 0.7, size=(layers, heads)).astype(np.float32)
+    at = np.full((n, layers, heads), 57, dtype=np.float32)
+    at[:, :, 1] = rng.integers(1, LENGTH - 40, (n, layers))
     metadata = {
         "model": "invented-30x9 <b>not a model</b>",
         "weight_hash": "0" * 64,
@@ -130,7 +130,8 @@ def invented_table(n: int = SEQUENCES, seed: int = 0) -> HeadTable:
         "offset_mass": offsets,
         "thumbnail": _thumbnails(kinds),
     }
-    return HeadTable.build(_per_sequence(kinds, rng, n), profiles, metadata, kv_heads=3)
+    shared = heads // 3 if heads % 3 == 0 else heads
+    return HeadTable.build(_per_sequence(kinds, rng, n), profiles, metadata, kv_heads=shared)
 
 
 def invented_retrieval(trials: int = 40, seed: int = 0) -> SimpleNamespace:

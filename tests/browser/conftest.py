@@ -99,9 +99,16 @@ class Browser:
     def press(self, key: str) -> None:
         for kind in ("keyDown", "keyUp"):
             text = {"text": "\r"} if key == "Enter" and kind == "keyDown" else {}
-            code = {"Tab": 9, "Enter": 13}[key]
+            code = {"Tab": 9, "Enter": 13, "ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40}[key]
             values = {"type": kind, "key": key, "code": key, "windowsVirtualKeyCode": code, **text}
             self.send("Input.dispatchKeyEvent", values)
+
+    def move(self, selector: str) -> None:
+        """Bring the mouse over the middle of an element."""
+        self.run(f"document.querySelector({json.dumps(selector)}).scrollIntoView({{block: 'center'}})")
+        box = f"document.querySelector({json.dumps(selector)}).getBoundingClientRect()"
+        x, y = self.run(f"(b => [b.left + b.width / 2, b.top + b.height / 2])({box})")
+        self.send("Input.dispatchMouseEvent", {"type": "mouseMoved", "x": x, "y": y})
 
     def screenshot(self, path: Path) -> None:
         height = self.run("document.documentElement.scrollHeight")

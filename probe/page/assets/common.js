@@ -24,7 +24,9 @@ const headprobe = (() => {
     const found = new TYPES[packed.dtype](await new Response(stream).arrayBuffer());
     const [rows, columns] = packed.shape.slice(-2);
     if (packed.delta) {
-      for (let at = 0; at < found.length; at++) if (Math.floor(at / columns) % rows) found[at] += found[at - columns];
+      for (let first = 0; first < found.length; first += rows * columns) {
+        for (let at = first + columns; at < first + rows * columns; at++) found[at] += found[at - columns];
+      }
     }
     return found;
   }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -53,7 +54,7 @@ def test_received_keeps_every_peak(data: dict[str, Any], closeup_table: HeadTabl
     assert edges[-1] == len(received)
     floor, levels = data["received"]["floor"], data["received"]["levels"]
     largest = floor ** (1 - found["received"][3].astype(float) / levels)
-    for bin, (first, last) in enumerate(zip(edges[:-1], edges[1:], strict=True)):
+    for bin, (first, last) in enumerate(pairwise(edges)):
         assert largest[bin] == pytest.approx(max(received[first:last].max(), floor), rel=0.03)
     best = np.argsort(-received, kind="stable")[:3]
     assert found["peak_at"][3].tolist() == best.tolist()
