@@ -47,6 +47,6 @@ def framed(page: str, title: str, height: int) -> Html:
     # What a notebook shows in place of a frame that it does not trust (another's notebook, opened and not yet run).
     instead = f"{title}: run this cell, or trust the notebook, to look around in it."
     return el(
-        "iframe", instead, srcdoc=page, sandbox="allow-scripts", title=title, width="100%", height=height, loading="lazy",
-        style="box-sizing: border-box; border: 1px solid #d9dee4; border-radius: 6px; background: white",
+        "iframe", instead, srcdoc=page, sandbox="allow-scripts", title=title, width="100%", height=height,
+        loading="lazy", style="box-sizing: border-box; border: 1px solid #d9dee4; border-radius: 6px; background: white",
     )  # fmt: skip
