@@ -48,5 +48,5 @@ def framed(page: str, title: str, height: int) -> Html:
     instead = f"{title}: run this cell, or trust the notebook, to look around in it."
     return el(
         "iframe", instead, srcdoc=page, sandbox="allow-scripts", title=title, width="100%", height=height,
-        loading="lazy", style="box-sizing: border-box; border: 1px solid #d9dee4; border-radius: 6px; background: white",
+        loading="lazy", style="box-sizing: border-box; border: 1px solid #d9dee4; border-radius: 6px; background: #fff",
     )  # fmt: skip
