@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from probe.columns import describe
+from probe.formats import plain
 from probe.page import thumbnails
-from probe.page.findings import Finding, kept
+from probe.page.findings import Finding
 from probe.page.markup import Html, el, join
 from probe.page.sink_tokens import STRONG, FirstToken, SinkToken
 from probe.page.telling import Telling, names
@@ -209,14 +209,14 @@ def _scale_bar() -> str:
     return thumbnails.data_uri(thumbnails.png(np.arange(255, dtype=np.uint8)[None, :], thumbnails.palette()))
 
 
-def _breakable(name: str) -> Html:
+def breakable(name: str) -> Html:
     """A column's name that may wrap after its signs."""
     return join(*(join(part, el("wbr")) for part in re.split(r"(?<=[_@.])", name)))
 
 
 def _thumbnail(table: HeadTable, head: Telling) -> Html:
     frame = table.frame
-    values = join(_breakable(head.metric), " ", with_interval(frame, head.row, head.metric))
+    values = join(breakable(head.metric), " ", with_interval(frame, head.row, head.metric))
     why = ", ".join(head.why)
     image = thumbnails.thumbnail(table.profile("thumbnail", head.row))
     return el(
@@ -234,30 +234,21 @@ def _thumbnail(table: HeadTable, head: Telling) -> Html:
 
 
 def made_part(table: HeadTable, command: str | None) -> Html:
-    """How it was made: the command, everything recorded, every definition."""
+    """How to make it again, and everything that was recorded with the results."""
     shown = el("pre", el("code", command)) if command else el("p", "The command was not recorded.", class_="note")
-    facts = [el("div", el("dt", name), el("dd", value)) for name, value in _recorded(table.metadata)]
-    rows = [
-        el("tr", el("th", el("code", _breakable(told.name)), scope="row"), el("td", told.title),
-           el("td", told.formula), el("td", told.unit))
-        for told in (describe(name, table.metadata) for name in table.metrics)
-    ]  # fmt: skip
-    notation = (
-        "P[i, j] is the weight of query i on key j after mask and softmax, from q and k as the model uses "
-        "them; t_i the token at position i; z_i = Σ_j P[i, j] v_j; o_i what the head writes to the residual "
-        "stream. "
-        f"Streaming keeps {kept(table)}. Values are made per sequence, then averaged over sequences; "
-        "intervals are percentile bootstraps of 2,000 resamples of whole sequences, the same for all heads."
-    )
+    facts = [el("div", el("dt", name), el("dd", value)) for name, value in _recorded(plain(table.metadata))]
     return section(
         "made", "How it was made",
         el("h3", "To make it again"), shown,
         el("h3", "Recorded with the results"), el("dl", *facts, class_="facts"),
-        el("h3", "Definitions"), el("p", notation) if table.scanned else None,
-        scrolling("Definitions of the columns", ("column", "what it is", "formula", "unit"), rows),
     )  # fmt: skip
 
 
+_FIRST = (
+    "model", "source", "weight_hash", "text", "bos", "n_sequences", "length", "tokens_hash", "dtype", "device",
+    "backend", "seed", "parameters",
+)  # fmt: skip
+"""What is printed first; the rest follows by name, so that a table reads the same before and after it was saved."""
 _LISTED = 8
 """Entries of a recorded list that the page prints."""
 
@@ -265,8 +256,8 @@ _LISTED = 8
 def _recorded(metadata: Mapping[str, Any], of: str = "") -> list[tuple[str, str]]:
     """Names and values in words; a retrieval run's own record is spread out; long lists stay in the files."""
     found = []
-    for name, value in metadata.items():
-        label = of + name.replace("_", " ")
+    for name in sorted(metadata, key=lambda name: (_FIRST.index(name) if name in _FIRST else len(_FIRST), name)):
+        value, label = metadata[name], of + name.replace("_", " ")
         if name in ("retrieval", "ablation") and isinstance(value, dict):
             found += _recorded(value, f"{label}: ")
         elif name not in ("tokens", "definitions", "sets", "effects", "circuits"):
@@ -276,7 +267,7 @@ def _recorded(metadata: Mapping[str, Any], of: str = "") -> list[tuple[str, str]
 
 def _fact(value: Any) -> str:
     if isinstance(value, dict):
-        return ", ".join(f"{key} {_fact(item)}" for key, item in value.items())
+        return ", ".join(f"{key} {_fact(item)}" for key, item in sorted(value.items()))
     if isinstance(value, list):
         listed = ", ".join(_fact(item) for item in value[:_LISTED])
         return listed + (f" … ({len(value)} in all, in the files)" if len(value) > _LISTED else "")
