@@ -68,6 +68,9 @@ def beside_chance(rows: Sequence[Beside], axis: str) -> go.Figure:
     )  # fmt: skip
     look(figure, html.escape(axis), "", height=110 + 34 * len(rows))
     figure.add_vline(x=0, line={"color": INK, "width": 1})
+    reach = [0.0, *(end for row in rows for end in (row.value, row.low, row.high, row.chance_low, row.chance_high))]
+    low, high = float(np.nanmin(reach)), float(np.nanmax(reach))
+    figure.update_xaxes(range=[low - 0.04 * (high - low), high + 0.04 * (high - low)])
     labels = [html.escape(row.label, quote=False) for row in rows]
     return figure.update_yaxes(tickvals=places, ticktext=labels, range=[len(rows) - 0.4, -0.6], title=None)
 
@@ -127,7 +130,7 @@ def overlap_measures(found: Overlap) -> go.Figure:
              ("order of the scores, rank-biased overlap", found.rank_biased),
              ("order of all scores, Spearman", found.spearman))  # fmt: skip
     rows += [_measure(label, measure) for label, measure in named]
-    figure = beside_chance(rows, "share in common, or correlation").update_xaxes(range=[None, 1.03])
+    figure = beside_chance(rows, "share in common, or correlation")
     return titled(figure, f"What {found.task_a} and {found.task_b} share", found.sentence)
 
 

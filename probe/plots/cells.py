@@ -49,7 +49,7 @@ def cell_map(
     figure.add_scatter(
         x=[heads[column] for _, column in marked], y=[layers[row] for row, _ in marked], mode="markers",
         hoverinfo="skip", name=MARK_NAMES[corrected], showlegend=bool(symbols),
-        marker={"symbol": symbols, "color": INK if corrected else "white", "size": 7 if size < 22 else 9,
+        marker={"symbol": symbols, "color": INK if corrected else "white", "size": 9 if size < 22 else 11,
                 "line": {"color": "white" if corrected else INK, "width": 1}},
     )  # fmt: skip
     look(figure, "head", "layer", height=130 + len(layers) * size)

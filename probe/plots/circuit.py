@@ -85,7 +85,9 @@ def circuit_graph(circuit: Circuit, edges: int = EDGES) -> go.Figure:
     figure.update_layout(meta={"edges": ends}, hovermode="closest")
     _axes(figure, drawn, [x for edge in chosen for x in way(edge, drawn)[0]])
     inside = sum(edge.in_circuit for edge in circuit.edges)
-    note = f"{len(circuit.heads)} heads" + (f", {len(chosen)} of {inside:,} edges drawn" if inside else "")
+    count = len(circuit.heads)
+    note = f"{count} heads" if count <= HEADS else f"The {HEADS} strongest of {count} heads"
+    note += f", {sum(edge.in_circuit for edge in chosen)} of {inside:,} edges" if inside else ""
     note += ". Width: root of |score|. An edge ends at the left (query), middle (key) or right (value) of a head"
     return titled(figure, f"The circuit of {circuit.task} in {circuit.model}", note)
 

@@ -6,11 +6,12 @@ import html
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import pandas as pd
 import plotly.graph_objects as go
 
 from probe.columns import METRIC_UNITS
 from probe.plots.circuit import role_words
-from probe.plots.style import COLOURS, GREY, INK, look, titled
+from probe.plots.style import COLOURS, GREY, INK, look, name_points, titled
 from probe.table import head_name
 from probe.text import number
 
@@ -44,6 +45,10 @@ def completeness_scatter(found: Sequence[Completeness], metric: str) -> go.Figur
                 hovertemplate="%{text}<extra></extra>",
                 marker={"color": colour, "symbol": symbol, "size": 9, "opacity": 0.85},
             )  # fmt: skip
+    points = pd.DataFrame({"x": [one.model for one in found], "y": [one.circuit for one in found]}, index=[
+        html.escape(role_words(one.name)) if one.kind == "group" else f"{one.kind} {one.name}" for one in found
+    ])  # fmt: skip
+    name_points(figure, points, [name for name, one in zip(points.index, found, strict=True) if one.kind == "group"])
     unit = METRIC_UNITS.get(metric, metric)
     look(figure, f"the model without them, {unit}", f"the circuit without them, {unit}", height=420)
     note = "One point a set of heads that is taken away from both; on the dotted line both do the same without it"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+from collections.abc import Sequence
 
 import numpy as np
 import plotly.graph_objects as go
@@ -24,7 +25,7 @@ from probe.plots.style import scale_of as scale_of
 from probe.plots.style import step as step
 from probe.plots.style import titled
 from probe.table import HeadTable
-from probe.text import number, with_interval
+from probe.text import number, show_token, with_interval
 
 
 def require(table: HeadTable, *metrics: str) -> None:
@@ -39,8 +40,11 @@ def whose(table: HeadTable) -> str:
     return f" of {table.metadata['model']}" if table.metadata.get("model") else ""
 
 
-def hovers(table: HeadTable, *columns: str) -> list[str]:
-    """Of every row: head, each number with its interval, p and q where there are any, roles."""
+def hovers(table: HeadTable, *columns: str, tokens: Sequence[Sequence[str]] | None = None) -> list[str]:
+    """Of every row: head, each number with its interval, p and q where there are any, roles, its strongest pair.
+
+    tokens: token strings of each scanned sequence, to name the tokens of the pair (of the first sequence).
+    """
     frame = table.frame
     told = []
     for row, name in enumerate(names(frame)):
@@ -50,20 +54,34 @@ def hovers(table: HeadTable, *columns: str) -> list[str]:
             q = float(frame[f"{column}_q"][row]) if f"{column}_q" in frame else np.nan
             if not np.isnan(q):
                 lines.append(f"p = {number(float(frame[f'{column}_p'][row]))}, q = {number(q)}")
-        told.append("<br>".join([*lines, *([", ".join(frame["roles"][row])] if frame["roles"][row] else [])]))
+        lines += [", ".join(frame["roles"][row])] if frame["roles"][row] else []
+        told.append("<br>".join([*lines, *_pair(table, row, tokens)]))
     return told
 
 
-def head_map(table: HeadTable, column: str) -> go.Figure:
+def _pair(table: HeadTable, row: int, tokens: Sequence[Sequence[str]] | None) -> list[str]:
+    """`strongest: ␣Mary (412) → ␣John (57), weight 0.93`, query and key; nothing where a scan kept no pairs."""
+    if not table.has_profile("pair_query", row):
+        return []
+    query, key, weight = (table.profile(f"pair_{part}", row)[0] for part in ("query", "key", "weight"))
+    if query < 0:
+        return []
+    text = [f"{html.escape(show_token(tokens[0][place]))} ({place:,})" if tokens else f"{place:,}"
+            for place in (int(query), int(key))]  # fmt: skip
+    return [f"strongest: {text[0]} → {text[1]}, weight {number(float(weight))}"]
+
+
+def head_map(table: HeadTable, column: str, tokens: Sequence[Sequence[str]] | None = None) -> go.Figure:
     """Layer × head map of a metric, of the first stack and kind: heads on x, layers on y, layer 0 on top.
 
     Blank (sand) cells are heads where the metric is not defined. Signed metrics are centred on 0. Triangles mark
     heads that are told from 0 (`cells.told_from_zero`): filled where q < 0.05, open where there is no q and the
-    interval leaves out 0. Raises ResultsError for a metric that the table does not have.
+    interval leaves out 0. tokens: token strings of each scanned sequence; the hover names those of a head's strongest
+    pair. Raises ResultsError for a metric that the table does not have.
     """
     require(table, column)
     signs, corrected = told_from_zero(table.frame, column)
-    frame = table.frame.assign(_hover=hovers(table, column), _sign=signs)
+    frame = table.frame.assign(_hover=hovers(table, column, tokens=tokens), _sign=signs)
     first = frame.iloc[0]
     frame = frame[(frame["stack"] == first["stack"]) & (frame["kind"] == first["kind"])]
     values, text, marks = (frame.pivot(index="layer", columns="head", values=name) for name in
@@ -77,17 +95,23 @@ def head_map(table: HeadTable, column: str) -> go.Figure:
     return titled(figure, about.title, note)
 
 
-def ranked(table: HeadTable, column: str, count: int = 15, control: str | None = None) -> go.Figure:
+def ranked(
+    table: HeadTable,
+    column: str,
+    count: int = 15,
+    control: str | None = None,
+    tokens: Sequence[Sequence[str]] | None = None,
+) -> go.Figure:
     """The heads with the highest values of a metric, with intervals; `control`: a second metric beside it.
 
-    Raises ResultsError for a metric that the table does not have.
+    tokens: as in `head_map`. Raises ResultsError for a metric that the table does not have.
     """
     require(table, column, *([] if control is None else [control]))
     frame = table.frame.reset_index(drop=True)
     top = frame[column].dropna().sort_values(ascending=False, kind="stable").index[:count]
     labels = np.array(names(frame))[top]
     figure = go.Figure()
-    hover = hovers(table, *(metric for metric in (column, control) if metric is not None))
+    hover = hovers(table, *(metric for metric in (column, control) if metric is not None), tokens=tokens)
     for metric, colour, symbol in ((column, COLOURS[0], "circle"), (control, COLOURS[1], "diamond-open")):
         if metric is None:
             continue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -21,17 +22,19 @@ PLAIN = "no role"
 _LOOKS = {role: (COLOURS[index], SYMBOLS[index]) for index, role in enumerate(RULES)}
 
 
-def scatter(table: HeadTable, x: str, y: str, labels: int = 8) -> go.Figure:
+def scatter(
+    table: HeadTable, x: str, y: str, labels: int = 8, tokens: Sequence[Sequence[str]] | None = None
+) -> go.Figure:
     """Two metrics against each other, one point a head, in the colour and shape of its first role.
 
     Faint bars: 95 % intervals. Named: the heads farthest from the two medians, at most `labels`. The title has
-    Spearman's rank correlation over all heads with its interval (`rank_correlation`). Raises ResultsError for a
-    metric that the table does not have.
+    Spearman's rank correlation over all heads with its interval (`rank_correlation`). tokens: as in
+    `heads.head_map`. Raises ResultsError for a metric that the table does not have.
     """
     require(table, x, y)
     frame = table.frame.reset_index(drop=True)
-    points = pd.DataFrame({"x": frame[x], "y": frame[y], "role": [roles[0] if roles else "" for roles in
-                           frame["roles"]], "name": names(frame), "text": hovers(table, x, y)})  # fmt: skip
+    roles, text = [roles[0] if roles else "" for roles in frame["roles"]], hovers(table, x, y, tokens=tokens)
+    points = pd.DataFrame({"x": frame[x], "y": frame[y], "role": roles, "name": names(frame), "text": text})
     figure = go.Figure()
     for role in ["", *(role for role in RULES if role in set(points["role"]))]:
         mine = points[points["role"] == role]

@@ -20,6 +20,10 @@ from probe.text import show_token, tokens_in_words
 
 LINES = len(COLOURS)
 """Heads in one figure of lines: as many as there are colours."""
+_CHARACTER = 0.0085
+"""Width of a letter of a peak's name, as a share of the axis at 900 pixels."""
+SEEN = 32
+"""Queries that must see a position before its peak is named, as for `sink_other`: means over few are noise."""
 
 
 def _chosen(table: HeadTable, profile: str, rows: Sequence[int] | None, most: int) -> tuple[list[int], list[str]]:
@@ -54,7 +58,8 @@ def offset_spectrum(
     look(figure, "distance back, tokens", "share of attention", height=400)
     figure.update_xaxes(type="category", tickangle=-40)
     figure.update_yaxes(rangemode="tozero")
-    return titled(figure, "How far back heads look", f"Share of attention by distance{whose(table)}, bins that double")
+    note = f"Heads{whose(table)}: share of attention by distance, in bins that double"
+    return titled(figure, "How far back heads look", note)
 
 
 def received(
@@ -67,8 +72,9 @@ def received(
 ) -> go.Figure:
     """What each position receives: α_k, both axes logarithmic; bins (from position 16 on) show their peak.
 
-    Values under 0.00001 are below the frame. The `named` highest peaks after position 0 carry their token, or their
-    position where tokens are not given; of peaks whose names would touch the higher is named.
+    Values under 0.00001 are below the frame. The `named` highest peaks after position 0 that `SEEN` queries see carry
+    their token (of two sequences, two), or their position where tokens are not given; of peaks whose names would touch
+    the higher is named.
 
     rows: of the table; None: one head for each behaviour (`telling`). labels: default, the names. tokens: token
     strings of each sequence; the hover then names what stands at the position in some of them. Raises ResultsError
@@ -86,13 +92,14 @@ def received(
             x=[peak + 1 for peak in peaks], y=profile[peaks], mode="lines", line=line_of(index), name=label,
             text=there, hovertemplate=f"<b>{label}</b><br>%{{text}}<br>α %{{y:.4f}}<extra></extra>",
         )  # fmt: skip
-        tops += [(float(profile[peak]), peak, index) for peak in peaks if peak > 0 and profile[peak] > 0]
+        seen = [peak for peak in peaks if 0 < peak <= len(profile) - SEEN and profile[peak] > 0]
+        tops += [(float(profile[peak]), peak, index) for peak in seen]
     look(figure, "position in the sequence", "attention received, α", height=420)
     _name_peaks(figure, sorted(tops, key=lambda top: (-top[0], top[1])), tokens, named, edges[-1])
     marks = [mark for mark in (0, 1, 3, 10, 30, 100, 300, 1000, 3000, 10_000, 30_000, 100_000) if mark < edges[-1]]
     figure.update_xaxes(type="log", tickvals=[mark + 1 for mark in marks], ticktext=[f"{mark:,}" for mark in marks])
     figure.update_yaxes(type="log", exponentformat="power", dtick=1, range=[-5, 0.3])
-    note = f"Mean attention of the queries that can see a position{whose(table)}; the highest peaks are named"
+    note = f"Heads{whose(table)}: mean attention from the queries that can see a position; the highest peaks are named"
     return titled(figure, "What each position receives", note)
 
 
@@ -101,28 +108,30 @@ def _name_peaks(
     length: int,
 ) -> None:  # fmt: skip
     """Write the token above the highest peaks (value, position, line), highest first, where no name stands yet."""
-    placed: list[tuple[float, float]] = []
+    placed: list[tuple[float, float, float]] = []
     for value, position, line in tops:
-        x, y = np.log(position + 1) / np.log(length + 1), np.log10(value) / 5
         if len(placed) == most:
             return
-        if any(abs(x - other) < 0.09 and abs(y - height) < 0.07 for other, height in placed):
+        text = _short(tokens, position)
+        x, y, half = np.log(position + 1) / np.log(length + 1), np.log10(value) / 5, _CHARACTER * (len(text) + 2) / 2
+        x = min(x, 1 - half)
+        if any(abs(x - other) < half + wide and abs(y - height) < 0.07 for other, height, wide in placed):
             continue
-        placed.append((x, y))
+        placed.append((x, y, half))
         figure.add_annotation(
-            x=float(np.log10(position + 1)), y=float(np.log10(value)), text=_short(tokens, position),
+            x=float(x * np.log10(length + 1)), y=float(np.log10(value)), text=html.escape(text, quote=False),
             showarrow=False, yshift=9,
             font={"size": 12, "color": COLOURS[line % len(COLOURS)]}, bgcolor="rgba(255,255,255,0.8)", borderpad=1,
         )  # fmt: skip
 
 
 def _short(tokens: Sequence[Sequence[str]] | None, position: int) -> str:
-    """The token at a position in a few characters, with … where sequences differ; else the position."""
+    """The tokens at a position in a few characters, two of them where sequences differ; else the position."""
     if tokens is None or all(position >= len(text) for text in tokens):
         return f"{position:,}"
     seen = list(dict.fromkeys(show_token(text[position]) for text in tokens if position < len(text)))
-    shown = seen[0] if len(seen[0]) <= 12 else seen[0][:11] + "…"
-    return html.escape(shown, quote=False) + (" …" if len(seen) > 1 else "")
+    shown = " / ".join(text if len(text) <= 12 else text[:11] + "…" for text in seen[:2])
+    return shown + (" …" if len(seen) > 2 else "")
 
 
 def _peak(values: np.ndarray) -> int:
@@ -143,6 +152,8 @@ def _tokens_at(tokens: Sequence[Sequence[str]] | None, position: int) -> str:
     return ": " + "  ".join(shown) + (" …" if len(seen) > 4 else "")
 
 
+_LABEL = 26
+"""Pixels of a picture's name above it."""
 PICTURES, ACROSS = 12, 4
 """Thumbnails in a figure where none are asked for, and in a row."""
 
@@ -162,7 +173,7 @@ def thumbnails(table: HeadTable, rows: Sequence[int] | None = None, labels: Sequ
     down = -(-len(chosen) // across)
     figure = make_subplots(
         down, across, subplot_titles=[html.escape(label) for label in legend], horizontal_spacing=0.03,
-        vertical_spacing=34 / (232 * down),
+        vertical_spacing=_LABEL / (down * (_side(across) + _LABEL)),
     )  # fmt: skip
     for place, row in enumerate(chosen):
         weights = table.profile("thumbnail", row)
@@ -172,7 +183,12 @@ def thumbnails(table: HeadTable, rows: Sequence[int] | None = None, labels: Sequ
             "weight 10<sup>%{z:.1f}</sup><extra></extra>",
             row=place // across + 1, col=place % across + 1,
         )  # fmt: skip
-    return _framed(figure, table, down)
+    return _framed(figure, table, down, _side(across))
+
+
+def _side(across: int) -> int:
+    """Pixels of a picture's side in 900."""
+    return min(300, 760 // across)
 
 
 def _pictured(table: HeadTable, rows: Sequence[int] | None) -> tuple[list[int], list[str]]:
@@ -185,13 +201,13 @@ def _pictured(table: HeadTable, rows: Sequence[int] | None) -> tuple[list[int], 
     return [head.row for head in told], [f"{head.name} {head.why[0]}" for head in told]
 
 
-def _framed(figure: go.Figure, table: HeadTable, down: int) -> go.Figure:
+def _framed(figure: go.Figure, table: HeadTable, down: int, side: int) -> go.Figure:
     """Square pictures in thin frames, one colour scale for all."""
-    look(figure, "", "", height=40 + 232 * down)
+    look(figure, "", "", height=40 + (side + _LABEL) * down - _LABEL)
     axis = {"showticklabels": False, "ticks": "", "showgrid": False, "showline": True, "mirror": True,
             "linecolor": FAINT, "title": None, "constrain": "domain"}  # fmt: skip
     figure.update_xaxes(**axis)
-    figure.update_yaxes(**axis, autorange="reversed")
+    figure.update_yaxes(**axis, autorange="reversed", constraintoward="top")
     for index in range(len(figure.data)):
         suffix = "" if index == 0 else str(index + 1)
         figure.layout[f"yaxis{suffix}"].update(scaleanchor=f"x{suffix}")
@@ -204,7 +220,7 @@ def _framed(figure: go.Figure, table: HeadTable, down: int) -> go.Figure:
     figure.update_layout(
         margin={"l": 16, "r": 16, "t": 32, "b": 8},
         coloraxis={"cmin": low, "cmax": 0, "colorscale": stops, "colorbar": {
-            "thickness": 12, "outlinewidth": 0, "len": min(1.0, 232 / (232 * down) + 0.2), "y": 1, "yanchor": "top",
+            "thickness": 12, "outlinewidth": 0, "lenmode": "pixels", "len": side + 20, "y": 1, "yanchor": "top",
             "tickvals": ticks, "ticktext": [f"{10.0**tick:g}" for tick in ticks],
             "title": {"text": "weight", "side": "right"}}},
     )  # fmt: skip
@@ -212,4 +228,4 @@ def _framed(figure: go.Figure, table: HeadTable, down: int) -> go.Figure:
     size = "" if length is None else f" of {tokens_in_words(length)}"
     bands = figure.data[0].z.shape[0]
     note = f"The whole map{size} in {bands} × {bands} cells: queries from top to bottom, keys from left to right"
-    return titled(figure, f"Where heads look{whose(table)}", note)
+    return titled(figure, f"Where heads{whose(table)} look", note)

@@ -24,6 +24,8 @@ LEVEL = 0.05
 
 _TOP, _TITLE, _NOTE, _GAP = 12, 22, 16, 10
 """Pixels above the title, of its line, of a line of the note below it, and below both."""
+_FIRST = 24
+"""Pixels from the top to where plotly hangs a title of several lines: some way into the first."""
 _WIDE = 128
 """Characters of a note that stand in one line of 900 pixels."""
 
@@ -55,16 +57,17 @@ def titled(figure: go.Figure, title: str, note: str = "") -> go.Figure:
     lines = [html.escape(line, quote=False) for line in wrap(note, _WIDE)]
     small = "".join(f'<br><span style="font-size:12px">{line}</span>' for line in lines)
     room = _TOP + _TITLE + _NOTE * len(lines) + _GAP
-    height = figure.layout.height + room - _TOP
+    height = figure.layout.height + room
     figure.update_layout(
         height=height,
+        margin={"t": figure.layout.margin.t + room},
         title={
-            "text": f"<b>{html.escape(title, quote=False)}</b>{small}", "font": {"size": 16}, "automargin": True,
-            "pad": {"l": 16}, "x": 0, "xref": "container", "xanchor": "left", "y": 1 - _TOP / height,
+            "text": f"<b>{html.escape(title, quote=False)}</b>{small}", "font": {"size": 16},
+            "pad": {"l": 16}, "x": 0, "xref": "container", "xanchor": "left", "y": 1 - _FIRST / height,
             "yref": "container", "yanchor": "top",
         },
         legend={"y": 1 - room / height, "yref": "container", "yanchor": "top"},
-        meta={**(figure.layout.meta or {}), "title_room": room - _TOP},
+        meta={**(figure.layout.meta or {}), "title_room": room},
     )  # fmt: skip
     return figure
 
@@ -78,8 +81,9 @@ def untitled(figure: go.Figure) -> go.Figure:
     bare = go.Figure(figure)
     bare.layout.title = None
     return bare.update_layout(
-        height=figure.layout.height - room, legend={"y": 1.02, "yref": "paper", "yanchor": "bottom"}, meta=meta or None
-    )
+        height=figure.layout.height - room, margin={"t": figure.layout.margin.t - room}, meta=meta or None,
+        legend={"y": 1.02, "yref": "paper", "yanchor": "bottom"},
+    )  # fmt: skip
 
 
 def line_of(index: int) -> dict[str, object]:
@@ -138,14 +142,29 @@ def apart(points: pd.DataFrame, wanted: Sequence[str]) -> list[str]:
 
 
 def name_points(figure: go.Figure, points: pd.DataFrame, wanted: Sequence[str]) -> None:
-    """Write the wanted names beside their points, on the side where there is room; those that would touch are left."""
-    middle = (points["x"].min() + points["x"].max()) / 2
+    """Write the wanted names beside their points, on the side where there is room.
+
+    Left out are names that would touch another, and those that would cover other points on either side.
+    """
+    span = (points.max() - points.min()).replace(0, 1)
+    place = (points - points.min()) / span
     for name in apart(points, wanted):
-        right = points["x"][name] > middle
+        right = place["x"][name] > 0.5
+        if _covered(place, name, right) > 1:
+            if not 0.1 < place["x"][name] < 0.9 or _covered(place, name, not right) > 1:
+                continue
+            right = not right
         figure.add_annotation(
             x=points["x"][name], y=points["y"][name], text=name, showarrow=False, font={"size": 12},
             xanchor="right" if right else "left", xshift=-6 if right else 6,
         )  # fmt: skip
+
+
+def _covered(place: pd.DataFrame, name: str, right: bool) -> int:
+    """Other points under a name that is written beside its own, to the left of it where it stands at the right."""
+    away = place - place.loc[name]
+    ahead = -away["x"] if right else away["x"]
+    return int(((ahead > 0) & (ahead < 0.09) & (away["y"].abs() < 0.03)).sum())
 
 
 def _rgb(colour: str) -> tuple[float, ...]:

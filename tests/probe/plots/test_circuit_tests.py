@@ -23,6 +23,8 @@ def test_every_set_is_a_point_of_its_kind() -> None:
     ]  # fmt: skip
     assert points[1].text[0].startswith("S-inhibition: L1H2, L3H4<br>circuit 0.50, model 2.50")
     assert len({trace.marker.symbol for trace in points}) == 3
+    (named,) = completeness_scatter([NOTHING, ROLE, DRAW], "logit_diff").layout.annotations
+    assert (named.text, named.x, named.y) == ("S-inhibition", 2.5, 0.5)
 
 
 def test_sets_in_words() -> None:

@@ -86,3 +86,15 @@ def test_ranked_is_ordered_with_its_intervals(head_table: HeadTable) -> None:
 def test_figures_of_one_table_are_equal_bytes(head_table: HeadTable) -> None:
     first, second = (plots.head_map(head_table, "entropy").to_json() for _ in range(2))
     assert first == second
+
+
+def test_the_hover_names_the_tokens_of_the_strongest_pair(head_table: HeadTable) -> None:
+    shape = (30, 9, 2)
+    pairs = {"pair_query": np.full(shape, 5), "pair_key": np.full(shape, 2), "pair_weight": np.full(shape, 0.75)}
+    pairs["pair_query"][0, 1] = -1
+    kept = head_table.with_profiles(pairs, {})
+    tokens = [["a", "b", "<i>", "c", "d", " e"]]
+    text = plots.head_map(kept, "entropy", tokens).data[0].text
+    assert text[0][0].endswith("<br>strongest: ␣e (5) → &lt;i&gt; (2), weight 0.75")
+    assert "strongest" not in text[0][1]
+    assert plots.ranked(kept, "entropy", 1).data[0].text[0].endswith("strongest: 5 → 2, weight 0.75")

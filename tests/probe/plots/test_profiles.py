@@ -45,17 +45,29 @@ def test_the_highest_peaks_carry_their_token_in_the_plot(head_table: HeadTable) 
         text[57] = "<b>comma"
     notes = plots.received(head_table, [0], tokens=tokens, named=3).layout.annotations
     assert len(notes) == 3
-    assert (notes[0].text, notes[0].x) == ("&lt;b&gt;comma", np.log10(58))
+    assert (notes[0].text, notes[0].x) == ("&lt;b&gt;comma", pytest.approx(np.log10(58), abs=1e-12))
     assert notes[0].y == np.log10(float(head_table.profiles["received"][0, 0, 57]))
-    assert {note.text for note in notes[1:]} == {"The …"}  # the two sequences have another token there
+    assert {note.text for note in notes[1:]} == {"The / A"}  # the two sequences have another token there
     assert plots.received(head_table, [0], named=1).layout.annotations[0].text == "57"
 
 
 def test_names_of_peaks_do_not_touch(head_table: HeadTable) -> None:
     notes = plots.received(head_table, [0, 3, 6], named=8).layout.annotations
-    places = [(note.x / np.log10(4097), note.y / 5) for note in notes]
-    for one, (x, y) in enumerate(places):
-        assert all(abs(x - other) >= 0.09 or abs(y - height) >= 0.07 for other, height in places[:one])
+    # Letters are 0.0085 of the axis wide, and a line 0.07 of its height.
+    places = [(note.x / np.log10(4097), note.y / 5, 0.0085 * len(note.text) / 2) for note in notes]
+    assert len(places) > 3
+    for one, (x, y, half) in enumerate(places):
+        assert x + half <= 1
+        assert all(abs(x - other) > half + wide or abs(y - line) >= 0.07 for other, line, wide in places[:one])
+
+
+def test_positions_that_few_queries_see_are_not_named(head_table: HeadTable) -> None:
+    profile = head_table.profiles["received"].copy()
+    profile[0, 0, 4080] = 0.9
+    one = HeadTable(head_table.frame, {**head_table.profiles, "received": profile}, head_table.metadata)
+    figure = plots.received(one, [0], named=3)
+    assert max(figure.data[0].y[1:]) == np.float32(0.9)
+    assert figure.layout.annotations[0].text == "57"
 
 
 def test_thumbnails_are_the_maps_on_a_logarithmic_scale(head_table: HeadTable) -> None:

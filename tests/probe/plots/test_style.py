@@ -115,6 +115,17 @@ def test_names_that_would_touch_are_left_out() -> None:
     assert [(note.text, note.xanchor) for note in figure.layout.annotations] == [("b", "left"), ("c", "right")]
 
 
+def test_names_go_where_they_cover_no_other_points_or_nowhere() -> None:
+    row = {"left": (0.0, 0.0), "right": (1.0, 1.0), "one": (0.4, 0.5), "two": (0.42, 0.5), "three": (0.44, 0.5)}
+    points = pd.DataFrame(row, index=["x", "y"]).T
+    figure = go.Figure()
+    style.name_points(figure, points, ["one"])
+    assert figure.layout.annotations[0].xanchor == "right"  # it stands in the left half, but its right is taken
+    around = pd.concat([points, pd.DataFrame({"x": [0.36, 0.38], "y": 0.5}, index=["four", "five"])])
+    style.name_points(figure, around, ["one"])
+    assert len(figure.layout.annotations) == 1
+
+
 def test_words_on_a_colour_can_be_read() -> None:
     assert style.ink_on("#08306b") == style.ink_on("#000000") == "white"
     assert style.ink_on("#ffffff") == style.ink_on("#E69F00") == style.INK
