@@ -116,9 +116,10 @@ def ranked(
         if metric is None:
             continue
         chosen = frame.loc[top]
+        low, high = (chosen.get(f"{metric}_{end}", chosen[metric]) for end in ("low", "high"))
         spread = {
-            "array": (chosen[f"{metric}_high"] - chosen[metric]).clip(lower=0).to_numpy(),
-            "arrayminus": (chosen[metric] - chosen[f"{metric}_low"]).clip(lower=0).to_numpy(),
+            "array": (high - chosen[metric]).clip(lower=0).to_numpy(),
+            "arrayminus": (chosen[metric] - low).clip(lower=0).to_numpy(),
         }
         figure.add_scatter(
             x=chosen[metric],
@@ -131,7 +132,8 @@ def ranked(
             hovertemplate="%{text}<extra></extra>",
         )
     about = describe(column, table.metadata)
-    look(figure, f"{html.escape(about.unit)} (95 % interval)", "", height=110 + 22 * len(top))
+    spread_words = " (95 % interval)" if f"{column}_low" in frame else ""
+    look(figure, f"{html.escape(about.unit)}{spread_words}", "", height=110 + 22 * len(top))
     figure.update_yaxes(autorange="reversed", type="category", title=None, dtick=1, gridcolor=FAINT)
     figure.update_xaxes(rangemode="tozero")
     note = f"{column}: the {len(top)} highest of {int(frame[column].notna().sum())} heads{whose(table)}"
