@@ -84,7 +84,7 @@ def received(
     legend = legend if labels is None else list(labels)
     profiles = [table.profile("received", row) for row in chosen]
     edges = _edges(len(profiles[0]), points)
-    figure, tops = go.Figure(), list[tuple[float, int, int]]()
+    figure, tops = go.Figure(), list[tuple[float, int]]()
     for index, (profile, label) in enumerate(zip(profiles, map(html.escape, legend), strict=True)):
         peaks = [first + _peak(profile[first:last]) for first, last in pairwise(edges)]
         there = [f"position {peak}{_tokens_at(tokens, peak)}" for peak in peaks]
@@ -93,7 +93,7 @@ def received(
             text=there, hovertemplate=f"<b>{label}</b><br>%{{text}}<br>α %{{y:.4f}}<extra></extra>",
         )  # fmt: skip
         seen = [peak for peak in peaks if 0 < peak <= len(profile) - SEEN and profile[peak] > 0]
-        tops += [(float(profile[peak]), peak, index) for peak in seen]
+        tops += [(float(profile[peak]), peak) for peak in seen]
     look(figure, "position in the sequence", "attention received, α", height=420)
     _name_peaks(figure, sorted(tops, key=lambda top: (-top[0], top[1])), tokens, named, edges[-1])
     marks = [mark for mark in (0, 1, 3, 10, 30, 100, 300, 1000, 3000, 10_000, 30_000, 100_000) if mark < edges[-1]]
@@ -104,12 +104,12 @@ def received(
 
 
 def _name_peaks(
-    figure: go.Figure, tops: Sequence[tuple[float, int, int]], tokens: Sequence[Sequence[str]] | None, most: int,
+    figure: go.Figure, tops: Sequence[tuple[float, int]], tokens: Sequence[Sequence[str]] | None, most: int,
     length: int,
 ) -> None:  # fmt: skip
-    """Write the token above the highest peaks (value, position, line), highest first, where no name stands yet."""
+    """Write the token above the highest peaks (value, position), highest first, where no name stands yet."""
     placed: list[tuple[float, float, float]] = []
-    for value, position, line in tops:
+    for value, position in tops:
         if len(placed) == most:
             return
         text = _short(tokens, position)
@@ -121,7 +121,7 @@ def _name_peaks(
         figure.add_annotation(
             x=float(x * np.log10(length + 1)), y=float(np.log10(value)), text=html.escape(text, quote=False),
             showarrow=False, yshift=9,
-            font={"size": 12, "color": COLOURS[line % len(COLOURS)]}, bgcolor="rgba(255,255,255,0.8)", borderpad=1,
+            font={"size": 12}, bgcolor="rgba(255,255,255,0.8)", borderpad=1,
         )  # fmt: skip
 
 
@@ -220,7 +220,7 @@ def _framed(figure: go.Figure, table: HeadTable, down: int, side: int) -> go.Fig
     figure.update_layout(
         margin={"l": 16, "r": 16, "t": 32, "b": 8},
         coloraxis={"cmin": low, "cmax": 0, "colorscale": stops, "colorbar": {
-            "thickness": 12, "outlinewidth": 0, "lenmode": "pixels", "len": side + 20, "y": 1, "yanchor": "top",
+            "thickness": 12, "outlinewidth": 0, "lenmode": "pixels", "len": side, "y": 1, "yanchor": "top",
             "tickvals": ticks, "ticktext": [f"{10.0**tick:g}" for tick in ticks],
             "title": {"text": "weight", "side": "right"}}},
     )  # fmt: skip

@@ -142,29 +142,36 @@ def apart(points: pd.DataFrame, wanted: Sequence[str]) -> list[str]:
 
 
 def name_points(figure: go.Figure, points: pd.DataFrame, wanted: Sequence[str]) -> None:
-    """Write the wanted names beside their points, on the side where there is room.
+    """Write the wanted names beside, above or below their points, where they cover no other point.
 
-    Left out are names that would touch another, and those that would cover other points on either side.
+    Left out are names that would touch another, and those that would cover more than one point wherever they stood.
     """
-    span = (points.max() - points.min()).replace(0, 1)
-    place = (points - points.min()) / span
+    place = (points - points.min()) / (points.max() - points.min()).replace(0, 1)
     for name in apart(points, wanted):
-        right = place["x"][name] > 0.5
-        if _covered(place, name, right) > 1:
-            if not 0.1 < place["x"][name] < 0.9 or _covered(place, name, not right) > 1:
-                continue
-            right = not right
+        sides = ("left", "right") if place["x"][name] > 0.5 else ("right", "left")
+        covered = {side: _covered(place, name, side) for side in (*sides, "top", "bottom")}
+        side = min(covered, key=lambda one: covered[one])
+        if covered[side] > 1:
+            continue
+        across = {"left": ("right", -6), "right": ("left", 6)}.get(side, ("center", 0))
         figure.add_annotation(
             x=points["x"][name], y=points["y"][name], text=name, showarrow=False, font={"size": 12},
-            xanchor="right" if right else "left", xshift=-6 if right else 6,
+            xanchor=across[0], xshift=across[1], yshift={"top": 13, "bottom": -13}.get(side, 0),
         )  # fmt: skip
 
 
-def _covered(place: pd.DataFrame, name: str, right: bool) -> int:
-    """Other points under a name that is written beside its own, to the left of it where it stands at the right."""
+def _covered(place: pd.DataFrame, name: str, side: str) -> float:
+    """Other points under a name that is written at one side of its own; without end where it would leave the frame.
+
+    place: `x`, `y` as shares of the frame.
+    """
     away = place - place.loc[name]
-    ahead = -away["x"] if right else away["x"]
-    return int(((ahead > 0) & (ahead < 0.09) & (away["y"].abs() < 0.03)).sum())
+    if side in ("left", "right"):
+        ahead = -away["x"] if side == "left" else away["x"]
+        room = place["x"][name] if side == "left" else 1 - place["x"][name]
+        return float("inf") if room < 0.06 else float(((ahead > 0) & (ahead < 0.09) & (away["y"].abs() < 0.03)).sum())
+    ahead = away["y"] if side == "top" else -away["y"]
+    return float(((ahead > 0) & (ahead < 0.06) & (away["x"].abs() < 0.05)).sum())
 
 
 def _rgb(colour: str) -> tuple[float, ...]:

@@ -121,9 +121,13 @@ def test_names_go_where_they_cover_no_other_points_or_nowhere() -> None:
     figure = go.Figure()
     style.name_points(figure, points, ["one"])
     assert figure.layout.annotations[0].xanchor == "right"  # it stands in the left half, but its right is taken
-    around = pd.concat([points, pd.DataFrame({"x": [0.36, 0.38], "y": 0.5}, index=["four", "five"])])
-    style.name_points(figure, around, ["one"])
-    assert len(figure.layout.annotations) == 1
+    left = pd.concat([points, pd.DataFrame({"x": [0.36, 0.38], "y": 0.5}, index=["four", "five"])])
+    style.name_points(figure, left, ["one"])
+    assert (figure.layout.annotations[1].xanchor, figure.layout.annotations[1].yshift) == ("center", 13)
+    above = [("six", 0.4, 0.53), ("seven", 0.4, 0.54), ("eight", 0.4, 0.47), ("nine", 0.4, 0.46)]
+    crowd = pd.concat([left, pd.DataFrame(above, columns=["name", "x", "y"]).set_index("name")])
+    style.name_points(figure, crowd, ["one"])
+    assert len(figure.layout.annotations) == 2
 
 
 def test_words_on_a_colour_can_be_read() -> None:
