@@ -88,6 +88,11 @@ class Browser:
             time.sleep(0.02)
         return time.monotonic() - start
 
+    def work(self) -> float:
+        """Processor seconds that pages have taken so far: what a page costs, however busy the machine is."""
+        found = self.send("SystemInfo.getProcessInfo", session=None)["processInfo"]
+        return sum(float(process["cpuTime"]) for process in found if process["type"] == "renderer")
+
     def run(self, expression: str) -> Any:
         """The value of a JavaScript expression in the page."""
         values = {"expression": expression, "returnByValue": True, "awaitPromise": True}

@@ -19,7 +19,8 @@ const headprobe = (() => {
 
   // Arrays travel as base64 of zlib; the browser's own decompressor opens them.
   async function unpack(packed) {
-    const bytes = Uint8Array.from(atob(packed.data), (letter) => letter.charCodeAt(0));
+    const text = atob(packed.data), bytes = new Uint8Array(text.length);
+    for (let at = 0; at < bytes.length; at++) bytes[at] = text.charCodeAt(at);
     const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
     const found = new TYPES[packed.dtype](await new Response(stream).arrayBuffer());
     const [rows, columns] = packed.shape.slice(-2);

@@ -12,11 +12,9 @@ headprobe.explorer = async (root, data, table) => {
 
   let trouble = null;
   try {
-    for (const group of data.groups) {
-      for (const [name, packed] of Object.entries(group.arrays)) {
-        group[name] = { values: await unpack(packed), size: packed.shape.slice(1).reduce((a, b) => a * b, 1) };
-      }
-    }
+    await Promise.all(data.groups.flatMap((group) => Object.entries(group.arrays).map(async ([name, packed]) => {
+      group[name] = { values: await unpack(packed), size: packed.shape.slice(1).reduce((a, b) => a * b, 1) };
+    })));
   } catch (error) {
     trouble = "This browser could not open what was kept of each head (" + error.message + ").";
   }

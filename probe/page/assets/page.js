@@ -9,6 +9,10 @@
   // A finger that scrolls the page must not zoom a figure; a mouse may (double click undoes it).
   const dragmode = matchMedia("(pointer: fine)").matches ? "zoom" : false;
 
+  // What it unpacks is unpacked beside the drawing of figures.
+  const explorer = byId("explorer");
+  const explored = headprobe.explorer(explorer, JSON.parse(byId("explorer-data").textContent), data);
+
   const drawn = [...document.querySelectorAll("[data-figure]")].filter((place) => data.figures[place.dataset.figure]);
   for (const place of drawn) {
     const figure = data.figures[place.dataset.figure];
@@ -70,9 +74,14 @@
       "colorbar.title.text": [data.metrics[metric].unit],
     }, [0]);
     drawMarks(metric);
-    const about = data.metrics[metric];
+    define(metric);
+  }
+
+  function define(metric) {
+    const about = data.metrics[metric], defined = data.columns[metric].filter((value) => value !== null);
     byId("map-definition").textContent = metric + " = " + about.formula + ". Unit: " + about.unit +
-      ". The colour scale ends at the largest value, " + show(largest) + "; sand-coloured cells: not defined.";
+      ". The colour scale ends at the largest value, " + show(Math.max(...defined.map(Math.abs)) || 1) +
+      "; sand-coloured cells: not defined.";
   }
 
   // Trace 1 of the map: triangles on heads told from 0, by q or, without one, by the interval (plots/cells.py).
@@ -90,7 +99,7 @@
 
   const choice = byId("map-metric");
   choice.addEventListener("change", () => drawMap(choice.value));
-  if (choice.value) drawMap(choice.value);
+  if (choice.value) define(choice.value);
 
   // The table of all heads.
   const table = byId("heads");
@@ -194,10 +203,7 @@
     for (const place of drawn) Plotly.relayout(place, { width: null, autosize: true });
   });
 
-  const explorer = byId("explorer");
-  headprobe.explorer(explorer, JSON.parse(byId("explorer-data").textContent), data).then(() => {
-    document.documentElement.dataset.ready = "true";
-  });
+  explored.then(() => { document.documentElement.dataset.ready = "true"; });
   // Anything that names a head may open it there.
   document.addEventListener("click", (event) => {
     const link = event.target.closest("[data-explore]");
