@@ -51,6 +51,14 @@ app = typer.Typer(
 )
 
 ALL_DEPTHS = "0,25,50,75,100"
+DEFAULT_MODEL, DEFAULT_OUT = "smollm2-135m", Path("out/report")
+Reported = Annotated[
+    list[str] | None,
+    typer.Argument(help="A model (see `probe models`; default smollm2-135m), or folders of results of one model."),
+]
+ReportOut = Annotated[
+    Path | None, typer.Option("--out", help="Folder to write. Default: out/report; of one results folder, that folder.")
+]
 
 
 @app.callback()
@@ -62,8 +70,9 @@ def _options(
 
 @app.command()
 def report(
-    model: Model = "smollm2-135m",
-    out: Out = Path("out/report"),
+    given: typer.Context,
+    model: Reported = None,
+    out: ReportOut = None,
     text: Text = None,
     context: Context = None,
     sequences: Sequences = 8,
@@ -79,12 +88,16 @@ def report(
     fresh: Fresh = False,
     as_json: Json = False,
 ) -> None:
-    """Scan every head, find the retrieval heads, and write a page about them."""
+    """Scan every head of a model, find the retrieval heads, and write a page; or write the page of results again."""
+    names = model or [DEFAULT_MODEL]
+    if len(names) > 1 or _holds_results(names[0]):
+        _again(names, out, given, as_json)
+        return
     _finish(
         _job(
-            "report", model, out, text=text, context=context, sequences=sequences, bos=bos, window=window,
-            sinks=sinks, lengths=lengths, depths=depths, trials=trials, dtype=dtype, device=device, seed=seed,
-            fresh=fresh,
+            "report", names[0], out or DEFAULT_OUT, text=text, context=context, sequences=sequences, bos=bos,
+            window=window, sinks=sinks, lengths=lengths, depths=depths, trials=trials, dtype=dtype, device=device,
+            seed=seed, fresh=fresh,
         ),
         as_json,
     )  # fmt: skip
@@ -177,6 +190,29 @@ def _job(command: str, model: str, out: Path, **asked: Any) -> Job:
     if "depths" in asked:
         asked["depths"] = numbers("--depths", asked["depths"], float)
     return Job(command, model, out, **asked)
+
+
+def _holds_results(name: str) -> bool:
+    from probe.commands.report_again import holds_results
+
+    return Path(name).is_dir() and holds_results(name)
+
+
+def _again(names: list[str], out: Path | None, given: typer.Context, as_json: bool) -> None:
+    """Pages from results folders; what is asked of a model is refused by name."""
+    from probe.commands.report_again import report_again
+
+    asked = [name for name in given.params if name not in ("model", "out", "as_json")]
+    for name in asked:
+        source = given.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            raise typer.BadParameter(f"--{name} is for a model; {names[0]} holds results, which stay as they are")
+    made = report_again([Path(name) for name in names], out)
+    if as_json:
+        print(json.dumps({"files": [str(path) for path in made]}))
+        return
+    for path in made:
+        print(visible(str(path)))
 
 
 def _finish(job: Job, as_json: bool) -> None:

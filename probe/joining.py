@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from probe.circuits.circuit import Circuit
 from probe.columns import KEYS
 from probe.errors import ResultsError
 from probe.page.report_circuit import circuit_table
@@ -28,15 +29,14 @@ def joined(results: Sequence[Results]) -> Results:
     scanned = [part for part in parts if part.table is not None and part.table.scanned]
     scan = _at_most_one("a scan", scanned)
     retrieval = _at_most_one("a retrieval run", [part for part in parts if part.retrieval is not None])
-    circuits = [(circuit, part) for part in parts for circuit in part.circuits]
+    circuits = _circuits(parts)
     studies = [(study, part) for part in parts for study in part.studies]
-    _once("circuit of", ((circuit.task, part.folder) for circuit, part in circuits))
     _once("study of", ((f"{study.task.name} by {', '.join(_how(study))}", part.folder) for study, part in studies))
     commands = [part.command for part in parts if part.command is not None]
     return Results(
-        Path(parts[0].folder), "together", _table(parts, scan),
+        Path(parts[0].folder), "together", _table(parts, scan, circuits),
         None if retrieval is None else retrieval.retrieval,
-        tuple(study for study, _ in studies), tuple(circuit for circuit, _ in circuits),
+        tuple(study for study, _ in studies), circuits,
         tuple(overlap for part in parts for overlap in part.overlaps), None if scan is None else scan.tokens,
         {"command": "\n".join(commands)} if len(commands) == len(parts) else {}, parts=tuple(parts),
     )  # fmt: skip
@@ -55,7 +55,7 @@ def _single(results: Iterable[Results]) -> Iterable[Results]:
 def _check_model(parts: Sequence[Results]) -> None:
     """Names must agree, and weights where both tell them."""
     what: tuple[tuple[str, Callable[[Results], str | None]], ...] = (
-        ("weights", lambda part: part.weight_hash), ("model", lambda part: part.model),
+        ("weights", lambda part: part.weight_hash), ("models", lambda part: part.model),
         ("definitions", lambda part: None if part.table is None else part.table.metadata.get("definitions")),
     )  # fmt: skip
     for name, told in what:
@@ -80,9 +80,19 @@ def _once(what: str, named: Iterable[tuple[str, Path]]) -> None:
         seen[name] = folder
 
 
-def _table(parts: Sequence[Results], scan: Results | None) -> HeadTable:
+def _circuits(parts: Sequence[Results]) -> tuple[Circuit, ...]:
+    """One a task; the same circuit may lie in two folders (a matrix and one of its own)."""
+    found: dict[str, tuple[Circuit, Path]] = {}
+    for part in parts:
+        for circuit in part.circuits:
+            other, folder = found.setdefault(circuit.task, (circuit, part.folder))
+            if other != circuit:
+                raise ResultsError(f"{folder} and {part.folder} hold two circuits of {circuit.task}; give one of them")
+    return tuple(circuit for circuit, _ in found.values())
+
+
+def _table(parts: Sequence[Results], scan: Results | None, circuits: Sequence[Circuit]) -> HeadTable:
     """All heads with the columns of all folders; the scan's, or the first's, where two have the same."""
-    circuits = [circuit for part in parts for circuit in part.circuits]
     others = [part for part in parts if part is not scan and part.table is not None and not part.circuits]
     tables = [(part.table, part.folder) for part in ([scan] if scan is not None else []) + others]
     if circuits:

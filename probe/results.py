@@ -242,6 +242,8 @@ _READERS: Mapping[str, Callable[[Path, Mapping[str, Any]], Results]] = {
     STUDY_FILE: _studies,
 }
 """The file by which a folder is known, the most telling first, and what reads the folder."""
+HOLDING = tuple(_READERS)
+"""A folder of results has one of these files."""
 
 
 def together(results: Sequence[Results]) -> Results:

@@ -19,15 +19,16 @@ from probe.analyses.retrieval_ablation import STANDARD
 from probe.analyses.retrieval_result import RetrievalResult
 from probe.closeups import closeups
 from probe.commands.job import Job, reproduced
+from probe.commands.report_again import write_card, write_page
 from probe.commands.summary import heads_by_role, retrieval_summary
 from probe.errors import TokensError
 from probe.hooks.spec import spec_of
 from probe.machine import machine, now
 from probe.models import Loaded, load
-from probe.page.report import write_report
 from probe.planted.prompts import planted_text
 from probe.planted.words import NEEDLE_WORDS, planted_words
 from probe.progress import Progress, silent
+from probe.results import read_results
 from probe.scan import scan
 from probe.store import Results, results_folder
 from probe.table import HeadTable
@@ -227,10 +228,10 @@ def _write(
     texts = token_texts(loaded.tokenizer, tokens.ids, np.concatenate(written, axis=None).tolist())
     save_tokens(results.path, texts)
     if job.command == "report":
-        write_report(
-            table, results.path, retrieval=found, tokens_text=texts.tokens, strings=texts.strings,
-            command=reproduced(job),
-        )  # fmt: skip
+        # From the files, so that the page is the one that they give again.
+        made = replace(read_results(results.path), run={"command": reproduced(job)})
+        write_page(made, results.path)
+        write_card(made, results.path)
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from probe.table import HeadTable
 
 SMALL = {"context": 160, "sequences": 2, "lengths": (48,), "depths": (50.0,), "trials": 2}
 FILES = {
+    "README.md",
     "ablation.parquet",
     "heads.csv",
     "heads.json",
