@@ -18,7 +18,7 @@ from probe.mean_difference import Means, differences, paired
 from probe.page.telling import names
 from probe.rank_correlation import rank_correlation
 from probe.statistics import LEVEL, benjamini_hochberg
-from probe.table import HeadTable
+from probe.table import HeadTable, profile_key
 
 ROLE_COLUMNS = ["role", "name_a", "name_b", "change", "clear"]
 
@@ -108,7 +108,14 @@ def _heads(a: HeadTable, b: HeadTable, matching: Matching, metrics: Sequence[str
             "p": made.p, "q": benjamini_hochberg(made.p), "changed": made.p < 1 - LEVEL, "paired": values is not None,
         }))  # fmt: skip
     heads = pd.concat(parts, ignore_index=True)
-    return heads.assign(q_all=benjamini_hochberg(heads["p"].to_numpy()))
+    return heads.assign(q_all=benjamini_hochberg(heads["p"].to_numpy()), size=_sizes(heads))
+
+
+def _sizes(heads: pd.DataFrame) -> pd.Series:
+    """Differences in standard deviations of the metric over the heads of both tables; NaN where those are all alike."""
+    both = heads.melt("metric", ["a", "b"])
+    spread = both.groupby("metric")["value"].std(ddof=0)
+    return heads["difference"] / heads["metric"].map(spread.where(spread > 0))
 
 
 def _keys(a: HeadTable, b: HeadTable, mine: np.ndarray, theirs: np.ndarray) -> dict[str, np.ndarray]:
@@ -160,13 +167,24 @@ def _paired_values(
     hashes = [table.metadata.get("tokens_hash") for table in (a, b)]
     if hashes[0] is None or hashes[0] != hashes[1]:
         return None
-    found = []
-    for table, rows in ((a, matching.rows[:, 0]), (b, matching.rows[:, 1])):
-        if not all(table.has_profile(f"sequences_{metric}", int(row)) for row in rows):
+    first, second = _sequences(a, metric), _sequences(b, metric)
+    if first is None or second is None or len(first) != len(second):
+        return None
+    return first[:, matching.rows[:, 0]], second[:, matching.rows[:, 1]]
+
+
+def _sequences(table: HeadTable, metric: str) -> Float[np.ndarray, "n heads"] | None:
+    """The values behind a metric's means, sequence by sequence; None where the table did not keep them."""
+    frame = table.frame
+    columns: list[np.ndarray] = [np.empty(0)] * len(frame)
+    for (stack, kind), part in frame.groupby(["stack", "kind"], sort=False):
+        key = profile_key(f"sequences_{metric}", str(stack), str(kind))
+        if key not in table.profiles:
             return None
-        values = [table.profile(f"sequences_{metric}", int(row)) for row in rows]
-        found.append(np.stack(values, axis=1).astype(np.float64))
-    return (found[0], found[1]) if found[0].shape == found[1].shape else None
+        place = {layer: index for index, layer in enumerate(part["layer"].drop_duplicates())}
+        for row, layer, head in zip(part.index, part["layer"], part["head"], strict=True):
+            columns[frame.index.get_loc(row)] = table.profiles[key][place[layer], head]
+    return np.stack(columns, axis=1).astype(np.float64)
 
 
 def _summary(heads: pd.DataFrame) -> pd.DataFrame:
@@ -184,12 +202,12 @@ def _summary(heads: pd.DataFrame) -> pd.DataFrame:
             "metric": metric, "compared": len(both), "tested": tested, "paired": bool(part["paired"].all()),
             "changed": int(both["changed"].sum()), "by_chance": (1 - LEVEL) * tested, "found": len(found),
             "sees": float(width.median()) if len(width) else np.nan,
-            "mean_difference": float(both["difference"].mean()) if len(both) else np.nan,
+            "moved": float(np.sqrt((found["size"] ** 2).sum() / len(both))) if len(both) else np.nan,
             "spearman": ranks.value, "spearman_low": ranks.low, "spearman_high": ranks.high,
-            "largest": str(both["name_a"][top]) if len(both) else "",
+            "largest": str(both["name_a"][top]) if len(both) and both["difference"][top] else "",
             "largest_difference": float(both["difference"][top]) if len(both) else np.nan,
         })  # fmt: skip
-    order = ["found", "changed"]
+    order = ["moved", "found", "changed"]
     return pd.DataFrame(rows).sort_values(order, ascending=False, kind="stable").reset_index(drop=True)
 
 

@@ -23,6 +23,10 @@ from probe.table import HeadTable
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
+COMPARE_FILES = ("compare.json", "compare.csv", "compare.parquet")
+_TOLD = ["name_a", "name_b", "metric", "a", "b", "difference", "difference_low", "difference_high", "size", "q_all"]
+"""What compare.json tells of a change."""
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Comparison:
@@ -31,11 +35,13 @@ class Comparison:
     a, b: the tables. label_a, label_b: what to call them. matching: which heads stand beside which.
     heads: one row a metric and pair of heads: `metric`, `name_a`, `name_b`, the keys of both (`layer_a`, …), `a`, `b`
         with their intervals, `difference` (b − a) with its 95 % interval, `p`, `q` (corrected over the heads of the
-        metric), `q_all` (over all heads and metrics), `changed` (the interval leaves out 0), `paired`.
-    metrics: one row a metric, those with most changes first: pairs `compared` (both values defined) and `tested`,
-        `changed`, `by_chance` (5 % of those tested), `found` (q < 0.05), `sees` (half the width of the middle
-        interval: smaller changes stay unseen in half of the heads), `mean_difference`, `spearman` (rank correlation
-        of a and b over heads, with its interval), `largest` and `largest_difference` (of those found, else of all).
+        metric), `q_all` (over all heads and metrics), `changed` (the interval leaves out 0), `paired` (compared
+        sequence by sequence), `size` (the difference in standard deviations of the metric over the heads of both).
+    metrics: one row a metric, those that changed most first: pairs `compared` (both values defined) and `tested`,
+        `changed`, `by_chance` (5 % of those tested), `found` (q < 0.05), `moved` (root mean square `size`, changes
+        that are not found counting as 0), `sees` (half the width of the middle interval: smaller changes stay unseen
+        in half of the heads), `spearman` (rank correlation of a and b over heads, with its interval), `largest` and
+        `largest_difference` (of those found, else of all; no name where none differs).
     roles: one row a role and pair that has it in either: `change` (kept, gained, lost), `clear` (a metric that the
         role's rule reads has changed with q < 0.05; else the head may only have crossed the threshold by noise).
     differs: what else differs between the two, as (what, in A, in B). left_out, roles_left_out: what is not compared,
@@ -56,9 +62,9 @@ class Comparison:
 
     @property
     def found(self) -> pd.DataFrame:
-        """Rows of `heads` that changed with `q_all` < 0.05, the most certain first."""
+        """Rows of `heads` that changed with `q_all` < 0.05, the largest `size` first."""
         rows = self.heads[self.heads["q_all"] < 1 - LEVEL]
-        return rows.sort_values(["p", "metric", "layer_a", "head_a"], kind="stable")
+        return rows.loc[rows["size"].abs().sort_values(ascending=False, kind="stable").index]
 
     def of(self, metric: str) -> pd.DataFrame:
         """The rows of `heads` of one metric, in A's order. Raises ResultsError for one that was not compared."""
@@ -71,7 +77,7 @@ class Comparison:
     def table(self) -> HeadTable:
         """A's heads with `difference_<metric>`, its interval, p and q as columns; heads without a partner are NaN.
 
-        Metrics with most changes come first. `roles`: `changed` (q < 0.05 over all heads and metrics), and the roles
+        Metrics that changed most come first. `roles`: `changed` (q < 0.05 over all heads and metrics), and the roles
         that were gained and lost.
         """
         frame, rows = self.a.frame[list(KEYS)].reset_index(drop=True), self.matching.rows[:, 0]
@@ -105,13 +111,13 @@ class Comparison:
         return facts
 
     def plot(self, metric: str | None = None) -> go.Figure:
-        """The layer × head map of the difference in `metric` (default: the one with most changes)."""
+        """The layer × head map of the difference in `metric` (default: the one that changed most)."""
         from probe.plots.compare import difference_map
 
         return difference_map(self, metric)
 
     def scatter(self, metric: str | None = None) -> go.Figure:
-        """`metric` in A against B, one point a pair, changed heads named (default: the one with most changes)."""
+        """`metric` in A against B, one point a pair, changed heads named (default: the one that changed most)."""
         from probe.plots.compare import scatter
 
         return scatter(self, metric)
@@ -122,7 +128,7 @@ class Comparison:
         document: dict[str, Any] = {
             **self._how(),
             "metrics": formats.records(self.metrics),
-            "found": formats.records(self.found),
+            "found": formats.records(self.found[_TOLD]),
             "roles": formats.records(self.roles),
             "matching": {
                 "metrics": matching.metrics,

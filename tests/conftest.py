@@ -19,6 +19,8 @@ from probe.analyses.removal_curve import RemovalCurve
 from probe.analyses.units import Unit
 from probe.circuits.circuit import Circuit, CircuitEdge, CircuitNode, CurvePoint
 from probe.circuits.graph import Graph
+from probe.compare import compare
+from probe.comparison import Comparison
 from probe.studies.task_study import TaskStudy
 from probe.table import HeadTable, head_name
 from probe.tasks.baseline import Baseline
@@ -132,6 +134,18 @@ def invented_table(n: int = SEQUENCES, seed: int = 0, layers: int = LAYERS, head
     }
     shared = heads // 3 if heads % 3 == 0 else heads
     return HeadTable.build(_per_sequence(kinds, rng, n), profiles, metadata, kv_heads=shared)
+
+
+def invented_comparison() -> Comparison:
+    """The invented table against itself on a longer text, with two heads that rest 0.7 less or more on the first."""
+    a = invented_table()
+    rows = a.frame["sink_first"]
+    added = a.frame[["layer", "head", *(f"sink_first{end}" for end in ("", "_low", "_high"))]].copy()
+    for row, shift in ((int(rows.to_numpy().argmax()), -0.7), (int(rows.to_numpy().argmin()), 0.7)):
+        added.loc[row, added.columns[2:]] += shift
+    b = a.with_columns(added)
+    other = {"model": f"other {HOSTILE}", "tokens_hash": "2" * 64, "length": 2 * LENGTH, "weight_hash": "3" * 64}
+    return compare(a, HeadTable(b.frame, {}, {**b.metadata, **other}))
 
 
 def invented_retrieval(trials: int = 40, seed: int = 0) -> SimpleNamespace:
@@ -435,6 +449,11 @@ def make_table() -> Callable[..., HeadTable]:
 @pytest.fixture(scope="session")
 def head_table() -> HeadTable:
     return invented_table()
+
+
+@pytest.fixture(scope="session")
+def comparison() -> Comparison:
+    return invented_comparison()
 
 
 @pytest.fixture(scope="session")

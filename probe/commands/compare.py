@@ -43,6 +43,7 @@ def compare(
     if as_json:
         print(json.dumps(found.json(), allow_nan=False))
         return
+    from probe.comparison import COMPARE_FILES
     from probe.page.findings_compare import compare_findings
 
     print(visible(f"A: {found.label_a}; B: {found.label_b}; changes are B − A"))
@@ -51,4 +52,4 @@ def compare(
         for head in finding.heads:
             print(visible(f"  {head}"))
     if out is not None:
-        print(visible(f"{out}: report.html, compare.json, compare.csv, compare.parquet, run.json"))
+        print(visible(f"{out}: {', '.join(('report.html', *COMPARE_FILES, 'run.json'))}"))

@@ -16,6 +16,8 @@ from probe.text import number, with_interval
 SHOWN = 6
 """Heads, metrics and roles that a finding lists."""
 _MATCHED = 0.05
+NOTABLE = 0.2
+"""A small effect in standard deviations (Cohen, Statistical power analysis, 1988, section 2.2)."""
 
 
 def compare_findings(comparison: Comparison) -> list[Finding]:
@@ -34,21 +36,29 @@ def _changed(comparison: Comparison) -> Finding:
         return Finding(title, "–", "Not tested: a difference has an interval only from 4 sequences on in both tables "
                        "(or trials, or prompts), each with an interval of its own.")  # fmt: skip
     heads = certain["name_a"].nunique()
+    large = certain["name_a"][certain["size"].abs() > NOTABLE].nunique()
     text = (
         f"{heads} of {pairs} heads differ between the two in one metric or more (q < {LEVEL:g} over all "
-        f"{tested:,} differences tested: of the differences called, about 5 % or fewer are chance)."
+        f"{tested:,} differences tested: of the differences called, about 5 % or fewer are chance); {large} of them by "
+        f"more than {NOTABLE:g} standard deviations of the metric over the heads."
     )
+    if _lengths(comparison)[0] != _lengths(comparison)[1]:
+        text += " What depends on the length of the text by its definition changes with it: see Limits."
     lines = [
         f"{pair_name(row['name_a'], row['name_b'])}  {row['metric']} {told(row)}"
         for row in certain.drop_duplicates("name_a").head(SHOWN).to_dict("records")
     ]
-    return Finding(title, str(heads), text + (" Most certain:" if lines else ""), tuple(lines))
+    return Finding(title, str(heads), text + (" Largest:" if lines else ""), tuple(lines))
 
 
 def told(row: Mapping[Any, Any]) -> str:
     """`0.20 → 0.35, +0.15 [0.11, 0.19]` of a row of `Comparison.heads`."""
     difference = with_interval(pd.DataFrame([row]), 0, "difference")
     return f"{number(row['a'])} → {number(row['b'])}, {'+' if row['difference'] > 0 else ''}{difference}"
+
+
+def _lengths(comparison: Comparison) -> tuple[Any, Any]:
+    return comparison.a.metadata.get("length"), comparison.b.metadata.get("length")
 
 
 def _metrics(comparison: Comparison) -> Finding:
@@ -63,7 +73,7 @@ def _metrics(comparison: Comparison) -> Finding:
         f"{row['metric']}  {row['found']} heads; {row['changed']} intervals, {row['by_chance']:.0f} by chance; largest "
         f"{row['largest']} {'+' if row['largest_difference'] > 0 else ''}{number(row['largest_difference'])}"
         for row in rows.head(SHOWN).to_dict("records")
-        if row["tested"]
+        if row["tested"] and row["largest"]
     ]
     return Finding("What changed in them", str(len(moved)), text, tuple(lines))
 
@@ -75,10 +85,12 @@ def _roles(comparison: Comparison) -> list[Finding]:
     frame = comparison.roles
     turned = frame[frame["change"] != "kept"]
     clear = turned[turned["clear"]]
+    kept = int((frame["change"] == "kept").sum())
+    if not len(turned):
+        return [Finding("Roles gained and lost", "0", f"No head gained or lost a role; one was kept {_times(kept)}.")]
     text = (
-        f"{len(turned)} times a head gained or lost a role, {(frame['change'] == 'kept').sum()} times one was kept. "
-        f"{len(clear)} of the changes are clear: what decides the role changed too (q < {LEVEL:g}); the others may be "
-        "heads near a threshold."
+        f"Heads gained or lost a role {_times(len(turned))} and kept one {_times(kept)}. Clear: {len(clear)} of the "
+        f"changes, where what decides the role changed too (q < {LEVEL:g}); the others may be heads near a threshold."
     )
     lines = []
     for role, part in frame.groupby("role", sort=False):
@@ -86,6 +98,10 @@ def _roles(comparison: Comparison) -> list[Finding]:
         if gained or lost:
             lines.append(f"{str(role).replace('_', ' ')}  gained {_some(gained)}, lost {_some(lost)}")
     return [Finding("Roles gained and lost", str(len(turned)), text, tuple(lines))]
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count} times"
 
 
 def _some(heads: Sequence[str], most: int = 4) -> str:
@@ -179,8 +195,7 @@ def compare_limits(comparison: Comparison) -> list[str]:
             "smaller than between heads paired without looking, and a match says that two heads behave alike, not "
             "that they are the same head. Two unrelated models have first-token sinks that match."
         )
-    lengths = [table.metadata.get("length") for table in (comparison.a, comparison.b)]
-    if lengths[0] != lengths[1]:
+    if _lengths(comparison)[0] != _lengths(comparison)[1]:
         lines.append(
             "The two read texts of different length. Attention spreads over more keys in a longer one, so entropy, "
             "distance, the largest weight, attention on the first token and what sinks and window keep change with "

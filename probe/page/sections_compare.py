@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
@@ -46,28 +49,30 @@ def _drawn(comparison: Comparison) -> list[str]:
 
 def _metrics(comparison: Comparison) -> Html:
     """One row a metric: changes, chance, what could be seen, rank agreement."""
-    frame, rows = comparison.metrics, []
-    for place in range(len(frame)):
-        row = frame.iloc[place]
-        sign = "+" if row["largest_difference"] > 0 else ""
-        counts = [str(row["found"]), str(row["changed"]), f"{row['by_chance']:.1f}", str(row["tested"])]
-        if not row["tested"]:
-            counts[:3] = ["–"] * 3
-        rows.append(el(
-            "tr", el("th", el("code", row["metric"]), scope="row"), *(el("td", count, class_="n") for count in counts),
-            el("td", number(row["sees"]), class_="n"), el("td", number(row["mean_difference"]), class_="n"),
-            el("td", f"{row['largest']} {sign}{number(row['largest_difference'])}", class_="v"),
-            el("td", with_interval(frame, place, "spearman"), class_="v"),
-        ))  # fmt: skip
+    frame = comparison.metrics
+    rows = [_metric(row, with_interval(frame, place, "spearman")) for place, row in enumerate(frame.to_dict("records"))]
     note = (
-        f"Heads changed: q < {LEVEL:g}, corrected over all heads of the metric. Intervals without 0: before that "
-        "correction; by chance: how many of those there are where nothing changed (5 % of the pairs tested). Half "
-        "width: of the middle interval; a change smaller than that stays unseen in half of the heads. Rank "
-        "correlation: Spearman's, of A and B over the heads, with 95 % interval."
+        f"Changed: heads with q < {LEVEL:g}, corrected over all heads of the metric. Without 0: intervals that leave "
+        "it out, before that correction; by chance: how many of those there are where nothing changed (5 % of the "
+        "pairs tested). Half width: of the middle interval; a change smaller than that stays unseen in half of the "
+        "heads. Size: root mean square change in standard deviations of the metric over the heads, unchanged heads "
+        "counting as 0. Rank correlation: Spearman's, of A and B over the heads, with 95 % interval."
     )
-    head = ("metric", "heads changed", "intervals without 0", "by chance", "pairs tested", "half width",
-            "mean change", "largest change", "rank correlation")  # fmt: skip
+    head = ("metric", "changed", "without 0", "by chance", "tested", "half width", "size", "largest change",
+            "rank correlation")  # fmt: skip
     return section("changes", "What changed, metric by metric", el("p", note), scrolling("Metrics", head, rows))
+
+
+def _metric(row: Mapping[Any, Any], ranks: str) -> Html:
+    counts = [str(row["found"]), str(row["changed"]), f"{row['by_chance']:.1f}"] if row["tested"] else ["–"] * 3
+    largest = "–"
+    if row["largest"]:
+        largest = f"{row['largest']} {'+' if row['largest_difference'] > 0 else ''}{number(row['largest_difference'])}"
+    cells = [*counts, str(row["tested"]), number(row["sees"]), number(row["moved"])]
+    return el(
+        "tr", el("th", el("code", row["metric"]), scope="row"), *(el("td", cell, class_="n v") for cell in cells),
+        el("td", largest, class_="v"), el("td", ranks, class_="v"),
+    )  # fmt: skip
 
 
 def _against(comparison: Comparison) -> Html:
@@ -77,7 +82,7 @@ def _against(comparison: Comparison) -> Html:
         places.append(figure(f"against_{index}", f"{about.title} ({metric}, {about.unit}): A across, B up. On the "
                              "dotted line nothing changed."))  # fmt: skip
     more = len(comparison.metrics) - len(places)
-    note = "The metrics with most changes." + (f" {more} more are in the maps below." if more > 0 else "")
+    note = "The metrics that changed most." + (f" {more} more are in the maps below." if more > 0 else "")
     return section("against", "A against B", el("p", note), el("div", *places, class_="pair"))
 
 
@@ -89,12 +94,13 @@ def _changed(comparison: Comparison) -> Html:
         return section("changed", "Changed heads", what)
     rows = [
         el("tr", el("th", pair_name(row["name_a"], row["name_b"]), scope="row"), el("td", el("code", row["metric"])),
-           el("td", told(row), class_="v"), el("td", number(row["q_all"]), class_="n"))
+           el("td", told(row), class_="v"), el("td", f"{row['size']:+.2f}", class_="n v"),
+           el("td", number(row["q_all"]), class_="n v"))
         for row in found.head(LISTED).to_dict("records")
     ]  # fmt: skip
-    note = f"q < {LEVEL:g} over all heads and metrics, the most certain first"
-    note += f"; {LISTED} of {len(found)} shown, all are in compare.csv." if len(found) > LISTED else "."
-    head = ("head", "metric", "A → B, change and its interval", "q")
+    note = f"q < {LEVEL:g} over all heads and metrics; the largest first, in standard deviations over the heads"
+    note += f"; {LISTED} of {len(found):,} shown, all are in compare.csv." if len(found) > LISTED else "."
+    head = ("head", "metric", "A → B, change and its interval", "size", "q")
     return section("changed", "Changed heads", el("p", note), scrolling("Changed heads", head, rows))
 
 
@@ -106,7 +112,7 @@ def _roles(comparison: Comparison) -> Html:
     for role, part in frame.groupby("role", sort=False):
         counts = part["change"].value_counts()
         rows.append(el(
-            "tr", el("th", str(role).replace("_", " "), scope="row"), el("td", str(counts.get("kept", 0)), class_="n"),
+            "tr", el("th", str(role).replace("_", " "), scope="row"), el("td", str(counts.get("kept", 0))),
             *(el("td", _chips(part[part["change"] == change])) for change in ("gained", "lost")),
         ))  # fmt: skip
     note = (

@@ -24,7 +24,7 @@ DRAWN = 400
 
 
 def difference_map(comparison: Comparison, metric: str | None = None) -> go.Figure:
-    """Layer × head map of b − a in `metric` (default: the metric with most changes), of A's first stack and kind.
+    """Layer × head map of b − a in `metric` (default: the metric that changed most), of A's first stack and kind.
 
     Blank (sand) cells are heads without a partner or without a value. Raises ResultsError for a metric that was not
     compared.
