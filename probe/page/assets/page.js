@@ -19,6 +19,7 @@
     // On a phone the legend stacks up above the plot: give it room of its own.
     const entries = figure.data.filter((trace) => trace.type === "scatter" && trace.showlegend !== false).length;
     const height = figure.layout.height + (place.clientWidth < 520 ? 19 * entries : 0);
+    place.style.height = height + "px";  // what the window's size changes is the width alone
     Plotly.newPlot(place, figure.data, { ...figure.layout, height, dragmode }, config);
     if (figure.layout.meta && figure.layout.meta.edges) followOne(place, figure);
   }
