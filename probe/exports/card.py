@@ -84,7 +84,7 @@ def card_text(results: Results, files: Iterator[str] | list[str], licence: str =
         f"{KINDS.get(results.kind, 'Results')} in {escape_markdown(model)}{_measured(results.table)}. Made with "
         "headprobe.",
         "## Files",
-        "\n".join(table_lines(["file", "what it holds"], [[code(name), _told(name)] for name in listed])),
+        "\n".join(table_lines(["file", "what it holds"], [[code(name), _told(name, results)] for name in listed])),
         *(_columns(results.table) if results.table is not None else ()),
         "## Load it",
         *_loading(listed),
@@ -131,10 +131,10 @@ def _measured(table: HeadTable | None) -> str:
     return f": {len(table.frame)} heads in {layers} layers{read}"
 
 
-def _told(name: str) -> str:
-    if name.endswith("/"):
-        return "a folder of the same kind, one of several parts"
-    return FILES.get(name, "not a file of headprobe's")
+def _told(name: str, results: Results) -> str:
+    if name.removesuffix("/") in (part.folder.name for part in results.parts):
+        return "results of one part, a folder like this one"
+    return FILES.get(name, "not of headprobe")
 
 
 def _columns(table: HeadTable) -> Iterator[str]:

@@ -12,7 +12,7 @@ from probe.text import show_token
 _SIGNS = re.compile(r"[\\`*_{}\[\]<>#|~$&!]|(?<=:)/(?=/)|(?<=[wW]{3})\.")
 _FIRST = re.compile(r"^([-+=](?=[-+=\s]|$)|\d{1,9}(?=[.)](?:\s|$)))", re.ASCII)
 """What makes a list, a rule or a heading of a line that begins with it."""
-_PLAIN_NAME = re.compile(r"[\w.@+-]+", re.ASCII)
+_PLAIN_NAME = re.compile(r"[\w.@+/-]+", re.ASCII)
 
 
 def markdown_table(table: HeadTable, asked: Asked) -> Made:

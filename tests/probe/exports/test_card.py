@@ -60,7 +60,7 @@ def test_every_file_and_column_is_told(folder: Path):
         assert f"| `{name}` | " in text
     (folder / "notes.txt").write_text("x")
     (folder / ".hidden").write_text("x")
-    assert "| `notes.txt` | not a file of headprobe's |" in card(folder)
+    assert "| `notes.txt` | not of headprobe |" in card(folder)
     assert ".hidden" not in card(folder)
 
 
@@ -100,9 +100,11 @@ def test_a_licence_must_be_an_identifier(folder: Path):
 def test_several_models_have_a_card_too(small: HeadTable):
     other = HeadTable(small.frame, {}, {**small.metadata, "model": "other"})
     parts = tuple(Results(Path(name), "study", table) for name, table in (("a", small), ("b", other)))
-    text = card_text(Results(Path("x"), "studies", parts=parts), ["a/", "b/", "study.toml"])
+    text = card_text(Results(Path("x"), "studies", parts=parts), ["a/", "b/", "c/", "study.toml"])
     assert "# Attention heads of several models" in text
     assert "| `study.toml` | the ablation study that was asked for |" in text
+    assert "| `a/` | results of one part, a folder like this one |" in text
+    assert "| `c/` | not of headprobe |" in text
     assert "configs" not in front(text)
 
 

@@ -60,12 +60,18 @@ def test_a_column_without_an_interval_is_ranked_without_one(small: HeadTable):
 
 
 def test_studies_and_circuits_have_their_pages_figures(
-    ablation_study: TaskStudy, effect_table: HeadTable, several_circuits: tuple[Circuit, ...], several_overlaps: Any
+    ablation_study: TaskStudy,
+    effect_table: HeadTable,
+    several_circuits: tuple[Circuit, ...],
+    several_overlaps: Any,
+    monkeypatch: pytest.MonkeyPatch,
 ):
     found = figures_of(Results(HERE, "study", effect_table, studies=(ablation_study,)))
     assert {"map_ablation_ioi", "effects_ranked_0", "removal_0"} <= set(found)
     found = figures_of(Results(HERE, "circuit", circuits=several_circuits[:1]))
     assert list(found) == ["circuit_graph_0", "head_curve_0", "edge_curve_0"]
+    # A graph takes a second; its own tests draw it.
+    monkeypatch.setattr(pictures, "circuit_figures", lambda circuit, index: {f"circuit_graph_{index}": go.Figure()})
     found = figures_of(Results(HERE, "matrix", circuits=several_circuits, overlaps=several_overlaps))
     assert {"circuit_graph_2", "overlap_matrix"} <= set(found)
     found = figures_of(Results(HERE, "overlap", circuits=several_circuits[:2], overlaps=several_overlaps[:1]))
