@@ -84,8 +84,9 @@ def _table(results: Results) -> HeadTable:
     if results.table is None:
         raise ResultsError(f"{results.folder}: holds no head table to explore; give a folder of one model's results")
     run = results.retrieval
-    joined = run is None or "retrieval" in results.table.frame or not len(run.heads)
-    return results.table if joined else results.table.with_columns(run.heads)
+    if run is None or "retrieval" in results.table.frame or not len(run.heads):
+        return results.table
+    return results.table.with_columns(run.heads)
 
 
 def _summary(table: HeadTable) -> str:

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -132,19 +133,27 @@ class HeadTable:
 
         Raises ResultsError when that profile was not kept for the head's stack and kind.
         """
-        head, key = self.frame.iloc[row], self._profile_key(name, row)
+        key = self._profile_key(name, row)
         if key not in self.profiles:
             raise ResultsError(f"no profile {key!r} in this table; it has {sorted(self.profiles)}")
-        same = self.frame[(self.frame["stack"] == head["stack"]) & (self.frame["kind"] == head["kind"])]
-        layers = list(same["layer"].drop_duplicates())
-        return np.asarray(self.profiles[key][layers.index(head["layer"]), head["head"]])
+        return np.asarray(self.profiles[key][self._places[row][2:]])
 
     def has_profile(self, name: str, row: int) -> bool:
         """Whether `profile(name, row)` was kept."""
         return self._profile_key(name, row) in self.profiles
 
     def _profile_key(self, name: str, row: int) -> str:
-        return profile_key(name, self.frame["stack"].iloc[row], self.frame["kind"].iloc[row])
+        return profile_key(name, *self._places[row][:2])
+
+    @cached_property
+    def _places(self) -> list[tuple[str, str, int, int]]:
+        """Stack, kind, place of the layer among its stack's, and head, of every row."""
+        layers: dict[tuple[str, str], dict[int, int]] = {}
+        places = []
+        for stack, kind, layer, head in self.frame[["stack", "kind", "layer", "head"]].itertuples(index=False):
+            seen = layers.setdefault((stack, kind), {})
+            places.append((str(stack), str(kind), seen.setdefault(layer, len(seen)), int(head)))
+        return places
 
     def with_profiles(self, added: Mapping[str, np.ndarray], metadata: Mapping[str, Any]) -> HeadTable:
         """A new table with the profiles of `added` (of the table's first stack and kind) and more metadata."""
