@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from probe.page import cards, thumbnails
 from probe.page.cards import MOST, Membership, Notable, Pair
@@ -69,7 +69,7 @@ def _card(page: Material, head: Notable) -> Html:
         _block("Where it looks", _places(page, head)),
         _block("What it writes", _writes(page, head)),
         _block("Without it", _without(page, key)),
-        _block("In circuits", [_circuit(one) for one in cards.memberships(page.circuits, key)]),
+        _block("In circuits", _circuits(cards.memberships(page.circuits, key))),
     ]
     return el(
         "article",
@@ -122,32 +122,33 @@ def _places(page: Material, head: Notable) -> list[Html]:
     found = cards.pairs(page.table, head.row)
     if found:
         first = page.table.metadata.get("closeups", {}).get("skipped_keys")
-        note = f"Strongest pairs, the first {first} tokens left out:" if first is not None else "Strongest pairs:"
-        content += [el("p", note, class_="quiet"), el("ol", *(_pair(page, pair) for pair in found), class_="pairs")]
+        note = f", the first {first} keys left out" if first is not None else ""
+        marks = el("mark", "query", class_="query"), " looking at ", el("mark", "key", class_="key")
+        legend = el("p", "Strongest pairs, ", *marks, f"{note}:", class_="quiet pairs")
+        content += [legend, el("ol", *(_pair(page, pair) for pair in found), class_="pairs")]
     elif found is not None:
         content.append(el("p", "It looks nowhere but at the first tokens.", class_="quiet"))
     return content
 
 
 def _pair(page: Material, pair: Pair) -> Html:
-    """One pair: its weight and distance, the key in its text, the query in its."""
+    """One pair: its weight and distance, query and key in their text; in one stretch where they are near."""
     back = pair.query - pair.key
     what = f"{number(pair.weight)}, {'on itself' if back == 0 else f'{back:,} back'}"
     if page.tokens is None:
         return el("li", el("span", f"{what}: from position {pair.query:,} to {pair.key:,}"))
     tokens = page.tokens[0]
-    return el(
-        "li", el("span", what, class_="quiet"),
-        el("p", el("b", "from"), " ", _snippet(tokens, pair.query)),
-        el("p", el("b", "to"), " ", _snippet(tokens, pair.key)),
-    )  # fmt: skip
+    marks = {pair.query: "query", pair.key: "key" if back else "query key"}
+    places = [pair.query] if back <= BEFORE - AFTER else [pair.query, pair.key]
+    return el("li", el("span", what, class_="quiet"), *(el("p", _snippet(tokens, at, marks)) for at in places))
 
 
-def _snippet(tokens: Sequence[str], at: int) -> Html:
-    """A token marked among those beside it, every character of a token's kept visible."""
+def _snippet(tokens: Sequence[str], at: int, marks: Mapping[int, str]) -> Html:
+    """Tokens around a place, those of `marks` marked; every character of a token's is visible."""
+
     def shown(place: int) -> Html:
         text = show_token(tokens[place]).replace("␣", " ")
-        return el("mark" if place == at else "span", text)
+        return el("mark", text, class_=marks[place]) if place in marks else el("span", text)
 
     start, end = max(0, at - BEFORE), min(len(tokens), at + AFTER + 1)
     return el("q", "…" if start else None, *map(shown, range(start, end)), "…" if end < len(tokens) else None)
@@ -174,9 +175,13 @@ def _without(page: Material, key: tuple[int, int]) -> list[Html]:
     return [el("ul", *lines, el("li", sets) if sets else None)] if lines or sets else []
 
 
+def _circuits(found: Sequence[Membership]) -> list[Html]:
+    """The circuits that it is in, one by one, then the others in a line."""
+    others = ", ".join(f"{one.task} ({one.text})" for one in found if not one.inside)
+    return [_circuit(one) for one in found if one.inside] + ([el("p", f"Not in: {others}.")] if others else [])
+
+
 def _circuit(one: Membership) -> Html:
-    if not one.inside:
-        return el("p", el("strong", one.task), f" not in it ({one.text})")
     flow = [*one.reads, *([f"it writes to {', '.join(one.writes)}"] if one.writes else [])]
     return el(
         "div",
