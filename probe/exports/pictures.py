@@ -79,9 +79,9 @@ def _all(results: Results) -> Figures:
     if results.retrieval is not None:
         run = results.retrieval
         if len(run.ablation):
-            yield "recall_without_heads", retrieval_plots.ablation(run)
-        yield "recall_by_length", retrieval_plots.by_length(run)
-        yield "recall_by_place", retrieval_plots.by_place(run)
+            yield "recall_without_heads", retrieval_plots.recall_without(run)
+        yield "recall_by_length", retrieval_plots.recall_by_length(run)
+        yield "recall_by_place", retrieval_plots.recall_by_place(run)
         if results.table is not None and run.ranked():
             yield "ranked_retrieval", heads.ranked(results.table, "retrieval", control="retrieval_control")
     for index, study in enumerate(results.studies):

@@ -94,9 +94,9 @@ def head_figures(page: Material) -> dict[str, go.Figure]:
     if run is None:
         return drawn
     if len(run.ablation):
-        drawn["ablation"] = plots_retrieval.ablation(run)
-    drawn["by_length"] = plots_retrieval.by_length(run)
-    drawn["by_place"] = plots_retrieval.by_place(run)
+        drawn["ablation"] = plots_retrieval.recall_without(run)
+    drawn["by_length"] = plots_retrieval.recall_by_length(run)
+    drawn["by_place"] = plots_retrieval.recall_by_place(run)
     if sum(bool(trial["usable"]) for trial in run.trials) >= FEW_TRIALS and "retrieval" in table.frame:
         control = "retrieval_control" if "retrieval_control" in table.frame else None
         drawn["retrieval_ranked"] = plots.ranked(table, "retrieval", control=control)

@@ -12,18 +12,7 @@ from probe.columns import describe
 from probe.errors import ResultsError
 from probe.page.telling import names
 from probe.plots.cells import cell_map, told_from_zero
-from probe.plots.style import COLOURS as COLOURS
-from probe.plots.style import DIVERGING as DIVERGING
-from probe.plots.style import FAINT as FAINT
-from probe.plots.style import INK as INK
-from probe.plots.style import NOT_DEFINED as NOT_DEFINED
-from probe.plots.style import SEQUENTIAL as SEQUENTIAL
-from probe.plots.style import colour_at as colour_at
-from probe.plots.style import ink_on as ink_on
-from probe.plots.style import look as look
-from probe.plots.style import scale_of as scale_of
-from probe.plots.style import step as step
-from probe.plots.style import titled
+from probe.plots.style import COLOURS, FAINT, look, titled
 from probe.table import HeadTable
 from probe.text import number, show_token, with_interval
 

@@ -143,9 +143,6 @@ def recall_by_place(run: Retrieval) -> go.Figure:
     return titled(figure, "Recall by context length and depth of the needle", note)
 
 
-ablation, by_length, by_place = recall_without, recall_by_length, recall_by_place
-
-
 def _recall_axes(figure: go.Figure) -> go.Figure:
     return figure.update_yaxes(range=[-0.03, 1.03], tickformat=".1f")
 

@@ -51,16 +51,17 @@ def look(figure: go.Figure, x: str, y: str, height: int = 380) -> go.Figure:
 def titled(figure: go.Figure, title: str, note: str = "") -> go.Figure:
     """The figure with a title, and below it in small print how to read it; the legend moves under both.
 
-    title, note: text, not markup. The figure grows by the room that they take, so that the plot itself keeps its
-    size. `untitled` takes both away where a page says them in its own words.
+    title, note: text, not markup; they replace those that it had. The figure grows by the room that they take, so that
+    the plot itself keeps its size. `untitled` takes both away where a page says them in its own words.
     """
     lines = [html.escape(line, quote=False) for line in wrap(note, _WIDE)]
     small = "".join(f'<br><span style="font-size:12px">{line}</span>' for line in lines)
     room = _TOP + _TITLE + _NOTE * len(lines) + _GAP
-    height = figure.layout.height + room
+    more = room - (figure.layout.meta or {}).get("title_room", 0)
+    height = figure.layout.height + more
     figure.update_layout(
         height=height,
-        margin={"t": figure.layout.margin.t + room},
+        margin={"t": figure.layout.margin.t + more},
         title={
             "text": f"<b>{html.escape(title, quote=False)}</b>{small}", "font": {"size": 16},
             "pad": {"l": 16}, "x": 0, "xref": "container", "xanchor": "left", "y": 1 - _FIRST / height,

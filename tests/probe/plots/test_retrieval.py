@@ -45,10 +45,10 @@ def test_trials_with_one_answer_are_no_independent_witnesses() -> None:
 
 
 def test_every_figure_names_its_arms(retrieval_result: Any) -> None:
-    named = {trace.name for trace in plots_retrieval.ablation(retrieval_result).data if trace.name}
+    named = {trace.name for trace in plots_retrieval.recall_without(retrieval_result).data if trace.name}
     assert named == set(plots_retrieval.ARMS.values())
-    lengths = plots_retrieval.by_length(retrieval_result).layout.xaxis.ticktext
+    lengths = plots_retrieval.recall_by_length(retrieval_result).layout.xaxis.ticktext
     assert list(lengths) == ["512", "1,024", "2,048", "4,096"]
-    grid = plots_retrieval.by_place(retrieval_result).data[0]
+    grid = plots_retrieval.recall_by_place(retrieval_result).data[0]
     assert (len(grid.y), len(grid.x)) == (5, 4)
     assert grid.text[0][0].endswith("n = 2")

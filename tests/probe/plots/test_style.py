@@ -106,6 +106,7 @@ def test_a_title_takes_its_own_room_and_can_go() -> None:
     assert (again.layout.height, again.layout.title.text, again.layout.meta) == (380, None, {"edges": []})
     assert (again.layout.legend.y, again.layout.legend.yref) == (1.02, "paper")
     assert style.untitled(bare) is bare
+    assert style.titled(style.titled(go.Figure(bare), "B", "x"), "A <b>", "word " * 40).to_json() == figure.to_json()
 
 
 def test_names_that_would_touch_are_left_out() -> None:
