@@ -99,7 +99,9 @@ def _table(parts: Sequence[Results], scan: Results | None, circuits: Sequence[Ci
         tables.append((circuit_table(circuits), parts[0].folder))
     (whole, first), *rest = [(table, folder) for table, folder in tables if table is not None]
     metadata = dict(whole.metadata)
+    _check_where([(part.table, part.folder) for part in parts if part.studies and part.table is not None])
     for table, folder in rest:
+        metadata |= {name: value for name, value in table.metadata.items() if name not in metadata}
         new = [str(name) for name in table.frame if name not in (*KEYS, "roles")]
         _check_same(whole, table, [name for name in new if name in whole.frame], first, folder)
         added = table.frame[["layer", "head", *(name for name in new if name not in whole.frame)]]
@@ -111,6 +113,15 @@ def _table(parts: Sequence[Results], scan: Results | None, circuits: Sequence[Ci
     if run is not None:
         metadata["retrieval"] = run.metadata
     return HeadTable(whole.frame, whole.profiles, metadata)
+
+
+def _check_where(studies: Sequence[tuple[HeadTable, Path]]) -> None:
+    """Raises ResultsError for studies that removed heads at different places: a page has one word for all."""
+    for table, folder in studies:
+        for name in ("positions", "phase", "given"):
+            one, other = studies[0][0].metadata.get(name), table.metadata.get(name)
+            if one != other:
+                raise ResultsError(f"{studies[0][1]} and {folder}: {name} are {one} and {other}; give each its own page")
 
 
 def _check_same(whole: HeadTable, table: HeadTable, names: Sequence[str], first: Path, folder: Path) -> None:

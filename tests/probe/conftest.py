@@ -2,20 +2,40 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
+from probe import formats
+from probe.analyses.circuit_tests import Completeness, Difference, Minimality
+from probe.analyses.overlap import Overlap
+from probe.analyses.retrieval_result import FORMS, RetrievalResult
 from probe.circuits.circuit import Circuit, CircuitEdge, CircuitNode
+from probe.circuits.files import document, save
 from probe.circuits.graph import Graph, head_node
+from probe.circuits.tests_file import tests_json
+from probe.page.report_circuit import circuit_table
+from probe.store import results_folder
+from probe.studies.file import Study
+from probe.studies.folder import write_run
+from probe.studies.prompts import prompts_jsonl
+from probe.studies.record import tasks_json
+from probe.studies.tables import curves_frame, effects_frame
+from probe.studies.task_study import TaskStudy
+from probe.table import HeadTable
 from probe.tasks.task import Prompt, Task
+from probe.token_file import TokenTexts, save_tokens
+from probe.tokens import tokens_hash
 
 VOCABULARY, LENGTH = 31, 9
 
@@ -143,3 +163,95 @@ def published() -> Path:
     if not folder or not Path(folder).is_dir():
         pytest.skip("not checked: no data")
     return Path(folder)
+
+
+WEIGHTS = "a" * 64
+"""The weight hash of the invented model whose results lie in `results_home`."""
+
+
+@pytest.fixture(scope="session")
+def results_home(
+    tmp_path_factory: pytest.TempPathFactory, closeup_table: HeadTable, texts: TokenTexts, retrieval_result: Any,
+    ablation_study: TaskStudy, effect_table: HeadTable, several_circuits: tuple[Circuit, ...],
+    several_overlaps: tuple[Overlap, ...], transfer_table: pd.DataFrame, removed: pd.DataFrame,
+) -> Path:  # fmt: skip
+    """Folders of one invented model, as commands write them: scan, report, retrieval, study, ioi, matrix, overlap.
+
+    Read only: a test that damages one copies it first.
+    """
+    home = tmp_path_factory.mktemp("results")
+    same = {"model": "invented", "weight_hash": WEIGHTS, "definitions": "1"}
+    scan = HeadTable(closeup_table.frame, closeup_table.profiles, {
+        **closeup_table.metadata, **same, "tokens_hash": tokens_hash(texts.ids), "n_sequences": len(texts.ids),
+    })  # fmt: skip
+    found = _retrieval(retrieval_result, scan, same)
+    _folder(home / "scan", {"command": "probe scan invented --out DIR"}, scan)
+    save_tokens(home / "scan", texts)
+    found.save(home / "retrieval")
+    joined = scan.with_columns(found.heads)
+    _folder(home / "report", {"command": "probe report invented --out DIR"},
+            HeadTable(joined.frame, joined.profiles, {**joined.metadata, "retrieval": found.metadata}))  # fmt: skip
+    save_tokens(home / "report", texts)
+    found.save_evidence(home / "report")
+    _study(home / "study", ablation_study, HeadTable(effect_table.frame, {}, {**effect_table.metadata, **same}))
+    for name, circuits in (("ioi", several_circuits[:1]), ("matrix", several_circuits)):
+        folders = [home / name] if name == "ioi" else [home / name / one.task for one in circuits]
+        for folder, circuit in zip(folders, circuits, strict=True):
+            _circuit(folder, circuit)
+    _matrix(home / "matrix", several_circuits, several_overlaps, transfer_table, removed)
+    asked = {"overlap": [document(one) for one in several_circuits[:2]], "draws": 500, "seed": 0}
+    with results_folder(home / "overlap", asked) as made:
+        (made.path / "overlap.json").write_text(json.dumps(several_overlaps[0].json()))
+    return home
+
+
+def _folder(place: Path, run: Mapping[str, Any], table: HeadTable) -> None:
+    table.save(place)
+    write_run(place, {"weight_hash": WEIGHTS}, run)
+
+
+def _retrieval(invented: Any, scan: HeadTable, same: Mapping[str, Any]) -> RetrievalResult:
+    keys = scan.frame[["stack", "kind", "layer", "head", "kv_head"]]
+    heads = keys.merge(invented.heads, on=["layer", "head"])
+    rows = [(trial["index"], layer, head, 0.5, 0.5, 0.5, 0.0) for trial in invented.trials for layer, head in ((0, 0),)]
+    per_trial = pd.DataFrame(rows, columns=["trial", "layer", "head", *FORMS])
+    trials = [{**trial, "recall": trial["usable"]} for trial in invented.trials]
+    about = {**same, "n_trials": len(trials), "ablation": {"done": True, "mode": "zero", "sets": []}}
+    return RetrievalResult(trials, heads, per_trial, invented.ablation.astype({"recall": "float64"}), about)
+
+
+def _study(place: Path, study: TaskStudy, table: HeadTable) -> None:
+    asked = Study(("invented",), (study.task.name,), methods=("exact", "gradient"))
+    _folder(place, {"command": "probe run study.toml", "state": "finished"}, table)
+    effects = effects_frame([study], asked, "invented", 3)
+    documents = {"probe": table.metadata}
+    (place / "effects.parquet").write_bytes(formats.parquet(effects, documents))
+    (place / "curves.parquet").write_bytes(formats.parquet(curves_frame([study]), documents))
+    (place / "prompts.jsonl").write_bytes(prompts_jsonl([study.task]))
+    (place / "tasks.json").write_bytes(tasks_json([study]))
+    (place / "study.toml").write_text(asked.toml())
+
+
+def _circuit(place: Path, circuit: Circuit) -> None:
+    heads = circuit.heads[:2]
+    apart = Difference(0.5, 0.25, 0.75, 0.1)
+    place.mkdir(parents=True)
+    save(circuit, place / "circuit.json")
+    circuit_table([circuit]).save(place)
+    complete = (Completeness("greedy", "1", heads, 2.0, 1.5, apart),)
+    minimal = tuple(Minimality(head, "none", (), replace(apart, low=-0.25)) for head in heads)
+    (place / "tests.json").write_bytes(tests_json(complete, minimal))
+    write_run(place, {"weight_hash": WEIGHTS, "model": circuit.model}, {"command": f"probe circuit {circuit.task}"})
+
+
+def _matrix(
+    place: Path, circuits: Sequence[Circuit], overlaps: Sequence[Overlap], transfer: pd.DataFrame, removed: pd.DataFrame
+) -> None:
+    told = {
+        "model": circuits[0].model, "tasks": [one.task for one in circuits], "not_done": {"mcq": "it guesses"},
+        "overlaps": [one.json() for one in overlaps], "pairs": [],
+    }  # fmt: skip
+    (place / "matrix.json").write_text(json.dumps(told))
+    (place / "transfer.parquet").write_bytes(formats.parquet(transfer, {}))
+    (place / "removed.parquet").write_bytes(formats.parquet(removed, {}))
+    write_run(place, {"study": {}, "parts": {}}, {"command": "probe matrix invented"})
