@@ -20,7 +20,7 @@ EDGES, HEADS = 60, 40
 """Edges and heads in a drawing that can still be followed by eye."""
 NO_ROLE = "no role found"
 ROLE_COLOURS: Mapping[str, str] = {
-    "name_mover": "#0072B2", "negative_mover": "#D55E00", "copy_suppression": "#8C6D1F", "s_inhibition": "#009E73",
+    "name_mover": "#0072B2", "negative_mover": "#D55E00", "copy_suppression": "#661100", "s_inhibition": "#009E73",
     "induction": "#CC79A7", "duplicate_token": "#E69F00", "previous_token": "#56B4E9",
 }  # fmt: skip
 RESTS_ON: Mapping[str, tuple[str, ...]] = {

@@ -79,6 +79,14 @@ def test_lines_differ_in_colour_or_dash_for_every_eye(eye: np.ndarray) -> None:
             assert apart(str(one["color"]), str(other["color"]), eye) > 20
 
 
+@pytest.mark.parametrize("eye", [NORMAL, DEUTERANOPIA, PROTANOPIA])
+def test_roles_of_a_circuit_have_colours_that_no_eye_takes_for_each_other(eye: np.ndarray) -> None:
+    nearest = min(apart(one, other, eye) for one, other in combinations(ROLE_COLOURS.values(), 2))
+    assert nearest > 15
+    # Two of the qualitative colours that would not pass: the bound can fail.
+    assert apart("#D55E00", "#8C6D1F", PROTANOPIA) < 10
+
+
 def test_lines_of_one_dash_differ_in_grey() -> None:
     for index in range(len(DASHES)):
         first, second = COLOURS[index], COLOURS[index + len(DASHES)]
