@@ -13,7 +13,7 @@ import plotly.graph_objects as go
 
 INK, FAINT, GREY = "#1b2733", "#d9dee4", "#7d8894"
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#555555", "#661100")
-"""Okabe and Ito's colours (2008) without yellow and black, then grey and Tol's dark brown (2021)."""
+"""Okabe and Ito's colours (2008) without yellow and black, then grey and dark brown."""
 DASHES = ("solid", "dash", "dot", "dashdot")
 SYMBOLS = ("circle", "square", "diamond", "cross", "triangle-up", "x", "triangle-down", "star")
 SEQUENTIAL = [[0.0, "#f7fbff"], [0.25, "#c6dbef"], [0.5, "#6baed6"], [0.75, "#2171b5"], [1.0, "#08306b"]]
