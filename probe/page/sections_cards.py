@@ -74,7 +74,8 @@ def _card(page: Material, head: Notable) -> Html:
     return el(
         "article",
         el("header", el("h3", el("a", head.name, href=f"#{head.name}")), el("ul", *roles, class_="chips")),
-        el("p", "Here for: ", ", ".join(head.why), ".", class_="quiet"),
+        el("p", "Here for: ", ", ".join(head.why), ". ",
+           el("a", "Explore it", href="#explore", data_explore=head.name), class_="quiet"),
         *(block for block in blocks if block is not None),
         id=head.name, class_="head-card",
     )  # fmt: skip

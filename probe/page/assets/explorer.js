@@ -74,6 +74,7 @@ headprobe.explorer = async (root, data, table) => {
       })));
     const top = make("div", { class: "hx-line", "aria-hidden": "true" }, make("span", { class: "hx-tick" }, ""),
       heads.map((head, place) => label(head, place, step(heads.length))));
+    root.style.setProperty("--hx-side", heads.length > 16 ? "400px" : "320px");
     grid.style.setProperty("--hx-row", Math.max(7, Math.min(26, Math.round(520 / layers.length))) + "px");
     grid.replaceChildren(top, ...lines);
     state.at = at;
@@ -242,7 +243,8 @@ headprobe.explorer = async (root, data, table) => {
 
   function pairs(row) {
     const query = kept("pair_query", row), key = kept("pair_key", row), weight = kept("pair_weight", row);
-    if (!query) return part("Strongest pairs", "Not kept in this table: scan again with this version to see them.");
+    if (!query) return kept("thumbnail", row) ?
+      part("Strongest pairs", "Not kept in this table: scan again with this version to see them.") : null;
     const shown = [...query].map((_, index) => index).filter((index) => query[index] >= 0);
     if (!shown.length) return part("Strongest pairs", "None: this head gives nothing to a key after the first " +
       count((data.closeups || {}).skipped_keys || 0) + ".");
