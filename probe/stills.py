@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Literal
 
 from probe.errors import ProbeError
+from probe.small_png import small_png
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -39,7 +40,7 @@ def still(figure: go.Figure, *, width: int = 900, scale: float = 2) -> bytes:
     The first call starts Chromium (seconds), later ones draw in it (a fraction of one); it ends with the process.
     Raises StillError without kaleido or Chromium, naming the command that installs it.
     """
-    return _draw(figure, "png", width, scale)
+    return small_png(_draw(figure, "png", width, scale))
 
 
 def drawing(figure: go.Figure, *, width: int = 900) -> bytes:
