@@ -28,8 +28,21 @@ def explore_part(
         notes.append("Token strings were not given, so positions stand for tokens.")
     return section(
         "explore", "Explore",
-        el("p", "Pick any head: where it looks and on what, what it writes, what breaks without it."),
+        el("p", f"Pick any head: {_what(table, circuits)}."),
         *(el("p", note, class_="note") for note in notes),
         el("div", el("p", "The explorer is drawn by a script.", class_="quiet"), id="explorer"),
         json_script("explorer-data", explorer_data(table, tokens, strings, circuits)),
     )  # fmt: skip
+
+
+def _what(table: HeadTable, circuits: Sequence[Circuit]) -> str:
+    """What the explorer shows of a head, in words."""
+    parts = {
+        "where it looks": "thumbnail" in table.profiles,
+        "on what": "pair_query" in table.profiles,
+        "what it writes": "writes" in table.profiles,
+        "what breaks without it": any(name.startswith(("ablation_", "attribution_")) for name in table.metrics),
+        "its part in circuits": bool(circuits),
+        "its numbers among all others": True,
+    }
+    return ", ".join(part for part, shown in parts.items() if shown)
