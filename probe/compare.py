@@ -13,7 +13,7 @@ from probe.columns import SCAN_COLUMNS
 from probe.comparable import check_definitions, columns_compared, deciding, roles_compared, told_apart
 from probe.comparison import Comparison
 from probe.errors import ResultsError
-from probe.matching import Matching, match
+from probe.matching import Matching, match, tells_apart
 from probe.mean_difference import Means, differences, paired
 from probe.page.telling import names
 from probe.rank_correlation import rank_correlation
@@ -21,6 +21,8 @@ from probe.statistics import LEVEL, benjamini_hochberg
 from probe.table import HeadTable, profile_key
 
 ROLE_COLUMNS = ["role", "name_a", "name_b", "change", "clear"]
+COARSE = ("sink_rate",)
+"""Shares of sequences: with 8 of them they move in steps of 1/8, and no interval of a mean is to be trusted."""
 
 
 def compare(
@@ -40,9 +42,9 @@ def compare(
     Differences are b − a with the interval and p of `mean_difference.differences`: independent samples, so too wide
     where both read the same tokens; there values sequence by sequence are paired, where both tables keep them. An
     interval leaves out 0 in 5 % of the heads of which nothing changed: `by_chance` says how many. q is corrected for
-    all heads (Benjamini and Hochberg 1995, valid for metrics and heads that go up and down together). Heads matched by
-    behaviour were chosen to be alike, so the differences left between them are smaller than between heads paired
-    without looking.
+    all heads (Benjamini and Hochberg 1995, valid for metrics and heads that go up and down together). Metrics in
+    `COARSE` are compared and not tested. Heads matched by behaviour were chosen to be alike, so the differences left
+    between them are smaller than between heads paired without looking.
     Raises ResultsError for folders without a head table, other definitions, a metric that cannot be compared, and
     heads that cannot be matched.
     """
@@ -113,9 +115,12 @@ def _heads(a: HeadTable, b: HeadTable, matching: Matching, metrics: Sequence[str
 
 def _sizes(heads: pd.DataFrame) -> pd.Series:
     """Differences in standard deviations of the metric over the heads of both tables; NaN where those are all alike."""
-    both = heads.melt("metric", ["a", "b"])
-    spread = both.groupby("metric")["value"].std(ddof=0)
-    return heads["difference"] / heads["metric"].map(spread.where(spread > 0))
+    spread = {
+        metric: np.nanstd(values) if tells_apart(values) else np.nan
+        for metric, part in heads.groupby("metric", sort=False)
+        for values in [part[["a", "b"]].to_numpy(dtype=np.float64).ravel()]
+    }
+    return heads["difference"] / heads["metric"].map(spread)
 
 
 def _keys(a: HeadTable, b: HeadTable, mine: np.ndarray, theirs: np.ndarray) -> dict[str, np.ndarray]:
@@ -141,11 +146,14 @@ def _means(table: HeadTable, metric: str, rows: np.ndarray) -> Means:
 def _units(table: HeadTable, metric: str) -> Float[np.ndarray, "heads"]:
     """Independent units behind each head's mean: sequences, needles, prompts; infinite where they are not recorded.
 
-    Prompts of one group are counted one by one here, for a table does not say how they were grouped; they are resampled
-    together, so only the degrees of freedom come out too large.
+    NaN for `COARSE` metrics, whose differences are given and not tested. Prompts of one group are counted one by one,
+    for a table does not say how they were grouped; they are resampled together, so only the degrees of freedom come
+    out too large.
     """
     frame, metadata = table.frame, table.metadata
     known: float | None = None
+    if metric in COARSE:
+        return np.full(len(frame), np.nan)
     if metric in SCAN_COLUMNS:
         known = metadata.get("n_sequences")
     elif metric.startswith("retrieval"):
@@ -165,7 +173,7 @@ def _paired_values(
 ) -> tuple[Float[np.ndarray, "n pairs"], Float[np.ndarray, "n pairs"]] | None:
     """Both tables' values of every sequence, where they read the same ones and both kept them; else None."""
     hashes = [table.metadata.get("tokens_hash") for table in (a, b)]
-    if hashes[0] is None or hashes[0] != hashes[1]:
+    if hashes[0] is None or hashes[0] != hashes[1] or metric in COARSE:
         return None
     first, second = _sequences(a, metric), _sequences(b, metric)
     if first is None or second is None or len(first) != len(second):

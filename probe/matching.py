@@ -13,6 +13,8 @@ from probe.errors import ResultsError
 from probe.table import HeadTable
 
 SHUFFLES = 20
+ROUNDING = 1e-5
+"""Share of the largest value below which differences between heads are taken as rounding."""
 _KEYS = ["stack", "kind", "layer", "head"]
 FEWEST_METRICS = 3
 """Metrics below which heads are not matched by what they do: two or fewer tell too little apart."""
@@ -92,8 +94,14 @@ def _describing(a: HeadTable, b: HeadTable, metrics: Sequence[str]) -> tuple[str
         name for name in metrics
         if name in SCAN_COLUMNS
         and all(np.isfinite(table.frame[name]).all() for table in (a, b))
-        and np.ptp(np.concatenate([table.frame[name] for table in (a, b)])) > 0
+        and tells_apart(np.concatenate([table.frame[name].to_numpy(dtype=np.float64) for table in (a, b)]))
     )  # fmt: skip
+
+
+def tells_apart(values: Float[np.ndarray, "n"]) -> bool:
+    """Whether values differ by more than the rounding of float32 sums: else their spread is noise, and no unit."""
+    known = values[np.isfinite(values)]
+    return bool(len(known) and np.ptp(known) > ROUNDING * np.abs(known).max())
 
 
 def _standardised(

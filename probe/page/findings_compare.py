@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from probe.compare import COARSE
 from probe.comparison import Comparison
 from probe.page.findings import FEW_SEQUENCES, Finding
 from probe.plots.compare import pair_name
@@ -189,6 +190,8 @@ def compare_limits(comparison: Comparison) -> list[str]:
         "Intervals assume means that are about normal. For values as skewed as an exponential distribution 7 % fall "
         "outside instead of 5 %, with 8 sequences.",
     ]
+    coarse = [name for name in COARSE if name in set(comparison.metrics["metric"])]
+    lines += [f"{name} moves in steps of one sequence, so its changes are given and not tested." for name in coarse]
     if comparison.matching.how == "behaviour":
         lines.append(
             "Heads were paired for being alike, in the same metrics that are compared: the differences left are "

@@ -15,7 +15,7 @@ from probe.page.findings_compare import told
 from probe.page.markup import Html, el, join
 from probe.page.sections import figure, scrolling, section
 from probe.page.telling import names
-from probe.plots.compare import likeness, pair_name, scatter
+from probe.plots.compare import certainty, likeness, pair_name, scatter
 from probe.plots.style import LEVEL
 from probe.text import number, with_interval
 
@@ -87,20 +87,25 @@ def _against(comparison: Comparison) -> Html:
 
 
 def _changed(comparison: Comparison) -> Html:
-    """The most certain changes."""
+    """One row a head: its largest change."""
     found = comparison.found
     if not len(found):
         what = el("p", "No head changed beyond what chance gives.", class_="quiet")
         return section("changed", "Changed heads", what)
+    times, first = found["name_a"].value_counts(), found.drop_duplicates("name_a")
     rows = [
-        el("tr", el("th", pair_name(row["name_a"], row["name_b"]), scope="row"), el("td", el("code", row["metric"])),
-           el("td", told(row), class_="v"), el("td", f"{row['size']:+.2f}", class_="n v"),
-           el("td", number(row["q_all"]), class_="n v"))
-        for row in found.head(LISTED).to_dict("records")
+        el("tr", el("th", pair_name(row["name_a"], row["name_b"]), scope="row"), el("td", str(times[row["name_a"]])),
+           el("td", el("code", row["metric"])), el("td", told(row), class_="v"),
+           el("td", f"{row['size']:+.2f}", class_="v"), el("td", certainty(row["q_all"]), class_="v"))
+        for row in first.head(LISTED).to_dict("records")
     ]  # fmt: skip
-    note = f"q < {LEVEL:g} over all heads and metrics; the largest first, in standard deviations over the heads"
-    note += f"; {LISTED} of {len(found):,} shown, all are in compare.csv." if len(found) > LISTED else "."
-    head = ("head", "metric", "A → B, change and its interval", "size", "q")
+    note = (
+        f"Metrics that changed in the head (q < {LEVEL:g} over all heads and metrics), and the largest of its changes "
+        "in standard deviations of the metric over the heads."
+    )
+    if len(first) > LISTED:
+        note += f" {LISTED} of {len(first):,} heads; all {len(found):,} changes are in compare.csv."
+    head = ("head", "metrics", "largest in", "A → B, change and its interval", "size", "q")
     return section("changed", "Changed heads", el("p", note), scrolling("Changed heads", head, rows))
 
 

@@ -67,6 +67,11 @@ def pair_name(mine: str, theirs: str) -> str:
     return mine if mine == theirs else f"{mine} ↔ {theirs}"
 
 
+def certainty(q: float) -> str:
+    """A q-value as far as it can be believed: the far tails of t are an extrapolation from few units."""
+    return "< 0.001" if q < 0.001 else f"= {number(q)}"
+
+
 def _pairs(part: pd.DataFrame) -> list[str]:
     return list(map(pair_name, part["name_a"], part["name_b"]))
 
@@ -83,7 +88,7 @@ def _points(figure: go.Figure, part: pd.DataFrame, name: str, colour: str, symbo
 
     text = [
         f"<b>{pair}</b><br>A {with_interval(part, row, 'a')}<br>B {with_interval(part, row, 'b')}"
-        f"<br>B − A {with_interval(part, row, 'difference')}<br>q = {number(float(part['q'][row]))}"
+        f"<br>B − A {with_interval(part, row, 'difference')}<br>q {certainty(float(part['q'][row]))}"
         for row, pair in enumerate(_pairs(part))
     ]
     figure.add_scatter(

@@ -171,6 +171,29 @@ def test_a_longer_context_changes_the_heads_that_spread_and_no_sinks() -> None:
             assert row["changed"], role
 
 
+def test_retrieval_scores_count_their_needles(make_table: Callable[..., HeadTable]) -> None:
+    table = make_table().frame[["stack", "kind", "layer", "head", "kv_head"]].assign(
+        retrieval=0.5, retrieval_low=0.4, retrieval_high=0.6, n_retrieval=40
+    )  # fmt: skip
+
+    def of(needles: int, shift: float) -> HeadTable:
+        moved = table.assign(**{name: table[name] + shift for name in table if name.startswith("retrieval")})
+        return HeadTable(moved.assign(roles=[[]] * len(moved)), {}, {"retrieval": {"n_needles": needles}})
+
+    few, some = (compare(of(needles, 0), of(needles, 0.3)).heads for needles in (3, 10))
+    assert few["p"].isna().all()
+    np.testing.assert_allclose(few["difference"], 0.3)
+    assert (some["q"] < 0.01).all()
+
+
+def test_shares_of_few_sequences_are_not_tested(head_table: HeadTable, make_table: Callable[..., HeadTable]) -> None:
+    found = compare(head_table, make_table(seed=1), metrics=["sink_rate", "sink_first"])
+    rates = found.of("sink_rate")
+    assert rates["difference"].abs().max() == 1
+    assert rates[["difference_low", "difference_high", "p", "q"]].isna().all(axis=None)
+    assert found.metrics.set_index("metric")["tested"].to_dict() == {"sink_rate": 0, "sink_first": 270}
+
+
 # Roles, ranks, labels
 
 

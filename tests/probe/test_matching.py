@@ -9,7 +9,7 @@ import pytest
 
 from probe.columns import KEYS
 from probe.errors import ResultsError
-from probe.matching import match
+from probe.matching import match, tells_apart
 from probe.table import HeadTable
 
 METRICS = ("sink_first", "previous_token", "entropy", "distance", "induction_random", "local_mass")
@@ -107,6 +107,17 @@ def test_only_metrics_that_describe_every_head_are_used(head_table: HeadTable) -
     assert np.isnan(bare.distance).all()
     assert np.isnan(bare.chance).all()
     assert np.isnan(bare.middle)
+
+
+def test_rounding_tells_no_heads_apart(head_table: HeadTable) -> None:
+    frame = head_table.frame.copy()
+    frame["local_mass"] = 1 - 1e-7 * np.random.default_rng(0).random(270)
+    table = HeadTable(frame, {}, {})
+    assert "local_mass" not in match(table, table, METRICS).metrics
+    assert tells_apart(np.array([0.5, 0.5001, np.nan]))
+    assert not tells_apart(np.array([0.5, 0.5 + 1e-7]))
+    assert not tells_apart(np.array([0.0, 0.0]))
+    assert not tells_apart(np.array([np.nan]))
 
 
 def test_what_cannot_be_matched_is_refused(head_table: HeadTable) -> None:

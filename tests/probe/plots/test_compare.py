@@ -5,7 +5,7 @@ import pytest
 
 from probe.comparison import Comparison
 from probe.errors import ResultsError
-from probe.plots.compare import difference_map, likeness, pair_name, scatter
+from probe.plots.compare import certainty, difference_map, likeness, pair_name, scatter
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def test_the_scatter_parts_what_changed_and_names_it(comparison: Comparison, mov
     rows = comparison.of("sink_first").set_index("name_a").loc[moved]
     bars = sorted((rows["b_high"] - rows["b"]).clip(lower=0))
     assert sorted(sure.error_y.array) == bars
-    assert all("q = " in text for text in sure.text)
+    assert all("q < 0.001" in text for text in sure.text)
     assert "<img" not in figure.layout.yaxis.title.text
     assert "&lt;img" in figure.layout.yaxis.title.text
 
@@ -75,6 +75,11 @@ def test_a_metric_that_was_not_compared_is_refused(comparison: Comparison) -> No
     for draw in (difference_map, scatter):
         with pytest.raises(ResultsError, match="induction_chance was not compared"):
             draw(comparison, "induction_chance")
+
+
+def test_certainty_is_told_as_far_as_it_goes() -> None:
+    assert [certainty(q) for q in (1e-25, 0.0009, 0.001, 0.04)] == ["< 0.001", "< 0.001", "= 0.001", "= 0.040"]
+    assert certainty(float("nan")) == "= n/a"
 
 
 def test_a_pair_has_one_name_or_two() -> None:
