@@ -103,18 +103,22 @@ def _command(found: Results) -> str | None:
 
 
 def _chapters(found: Results) -> list[Chapter]:
-    """What the circuits of several folders add to their page."""
-    chapters = [
-        overlap_chapter(part.circuits, part.overlaps, part.transfer, part.removed)
-        for part in found.parts if part.overlaps
-    ]  # fmt: skip
+    """What the circuits of several folders add to their page. Raises ResultsError where two would add the same."""
+    shared, tested = ([part for part in found.parts if there(part)] for there in (_has_overlaps, _has_tests))
+    for what, parts in (("overlaps", shared), ("tests of a circuit", tested)):
+        if len(parts) > 1:
+            raise ResultsError(f"{parts[0].folder} and {parts[1].folder} both hold {what}; give one its own page")
+    chapters = [overlap_chapter(part.circuits, part.overlaps, part.transfer, part.removed) for part in shared]
     if found.circuits:
         chapters.append(circuit_chapter(found.circuits))
-    tested = [part for part in found.parts if any(part.tests)]
     chapters += [completeness_chapter(part.circuits[0], *part.tests) for part in tested]
     chapters += [Chapter(findings=[not_done_finding(part.not_done)]) for part in found.parts if part.not_done]
-    names = [name for chapter in chapters for name in chapter.sections]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise ResultsError(f"two folders both have a section {twice[0]}; give one of them, and the other its own page")
     return chapters
+
+
+def _has_overlaps(part: Results) -> bool:
+    return bool(part.overlaps)
+
+
+def _has_tests(part: Results) -> bool:
+    return any(part.tests)

@@ -171,12 +171,18 @@ def _faithful(circuit: Circuit, index: int) -> list[Html]:
         places.append(figure(f"edge_curve_{index}", caption))
     facts = [
         el("div", el("dt", SUMMARY_WORDS.get(name, name.replace("_", " "))), el("dd", number(value)))
-        for name, value in circuit.summary.items()
+        for name, value in sorted(circuit.summary.items(), key=lambda item: _place(item[0]))
     ]
     return [
         el("h3", "How faithful it is"), el("p", _FAITHFULNESS), el("div", *places, class_="pair"),
         *([el("dl", *facts, class_="facts")] if facts else []), *_points(circuit),
     ]  # fmt: skip
+
+
+def _place(name: str) -> tuple[int, str]:
+    """Known numbers first, in their order; a circuit reads the same before and after it was saved."""
+    known = list(SUMMARY_WORDS)
+    return (known.index(name) if name in known else len(known)), name
 
 
 SUMMARY_WORDS: Mapping[str, str] = {

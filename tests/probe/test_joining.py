@@ -19,13 +19,16 @@ def read(home: Path, *names: str) -> list[Results]:
 def test_all_columns_come_together(results_home: Path):
     found = together(read(results_home, "scan", "retrieval", "study", "matrix", "ioi"))
     assert found.kind == "together"
-    assert found.table is not None and found.table.scanned
+    assert found.table is not None
+    assert found.table.scanned
     assert {"sink_first", "retrieval", "ablation_ioi", "attribution_ioi", "circuit_induction"} <= set(found.table.frame)
     assert found.table.metadata["effects"]["ablation_ioi"]["metric"] == "logit_diff"
     assert found.table.metadata["circuits"]["circuit_ioi"]["method"] == "eap-ig"
     # The circuit of IOI lies in the matrix too: it is one circuit.
     assert [one.task for one in found.circuits] == ["ioi", "greater_than", "induction"]
-    assert len(found.studies) == 1 and found.retrieval is not None and found.tokens is not None
+    assert len(found.studies) == 1
+    assert found.retrieval is not None
+    assert found.tokens is not None
     assert found.command is None  # the retrieval run's was not recorded
     assert together(read(results_home, "scan", "study")).command == (
         "probe scan invented --out DIR\nprobe run study.toml"
@@ -34,7 +37,8 @@ def test_all_columns_come_together(results_home: Path):
 
 def test_the_order_of_folders_decides_nothing_but_order(results_home: Path):
     one, other = (together(read(results_home, *names)).table for names in (("scan", "study"), ("study", "scan")))
-    assert one is not None and other is not None
+    assert one is not None
+    assert other is not None
     assert one.frame.equals(other.frame)
 
 
@@ -67,10 +71,11 @@ def test_other_models_weights_and_definitions_are_refused(results_home: Path):
 
 def test_columns_that_disagree_are_refused(results_home: Path):
     scan, study = read(results_home, "scan", "study")
-    assert study.table is not None and scan.table is not None
+    assert study.table is not None
+    assert scan.table is not None
     frame = study.table.frame.assign(sink_first=scan.table.frame["sink_first"] / 2)
     mixed = replace(study, kind="table", studies=(), table=HeadTable(frame, {}, study.table.metadata))
-    with pytest.raises(ResultsError, match="sink_first is in .*scan and in .*study, with different numbers"):
+    with pytest.raises(ResultsError, match=r"sink_first is in .*scan and in .*study, with different numbers"):
         together([scan, replace(mixed, table=_unscanned(mixed.table))])
 
 

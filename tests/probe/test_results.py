@@ -48,10 +48,12 @@ def test_a_scan_has_its_table_and_its_text(results_home: Path, closeup_table: He
 
 def test_a_retrieval_run_is_the_same_alone_and_joined_to_a_scan(results_home: Path):
     alone, joined = (read_results(results_home / name).retrieval for name in ("retrieval", "report"))
-    assert alone is not None and joined is not None
+    assert alone is not None
+    assert joined is not None
     pd.testing.assert_frame_equal(alone.heads, joined.heads)
     pd.testing.assert_frame_equal(alone.per_trial, joined.per_trial)
-    assert alone.trials == joined.trials and alone.metadata == joined.metadata
+    assert alone.trials == joined.trials
+    assert alone.metadata == joined.metadata
     assert alone.ranked() == joined.ranked() != []
 
 
@@ -65,9 +67,11 @@ def test_a_study_comes_back_as_it_was(results_home: Path, ablation_study: TaskSt
         assert (found.units, found.notes, found.layer_forwards) == (made.units, made.notes, made.layer_forwards)
         np.testing.assert_array_equal(found.ablated, made.ablated)
         np.testing.assert_array_equal(found.clean, made.clean)
-    assert study.baseline is not None and ablation_study.baseline is not None
+    assert study.baseline is not None
+    assert ablation_study.baseline is not None
     assert study.baseline.sentence == ablation_study.baseline.sentence
-    assert study.curve is not None and ablation_study.curve is not None
+    assert study.curve is not None
+    assert ablation_study.curve is not None
     pd.testing.assert_frame_equal(study.curve.frame, ablation_study.curve.frame)
 
 
@@ -145,7 +149,7 @@ def test_files_of_two_runs_are_not_mixed(copied, texts: TokenTexts, results_home
         read_results(scan)
     circuit = copied("ioi")
     shutil.copy(results_home / "matrix" / "greater_than" / "circuit.json", circuit / "circuit.json")
-    with pytest.raises(ResultsError, match="other scores than circuit.json"):
+    with pytest.raises(ResultsError, match=r"other scores than circuit\.json"):
         read_results(circuit)
     report = copied("report")
     (report / "run.json").write_text(json.dumps({"asked": {"weight_hash": "b" * 64}}))
