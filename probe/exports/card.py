@@ -19,7 +19,7 @@ FILES: Mapping[str, str] = {
     "heads.parquet": "every head's numbers, one row a head; the metadata are JSON in the schema, under `probe`",
     "heads.csv": "heads.parquet for spreadsheets; text that a spreadsheet would run begins with '",
     "heads.json": "heads.parquet with its metadata, as JSON",
-    "profiles.safetensors": "what does not fit a row: attention received by position and by distance, thumbnails",
+    "profiles.safetensors": "what does not fit a row: attention by position and distance, thumbnails, strongest pairs",
     "tokens.json": "what was read, as ids and as text",
     "report.html": "the results as a page that needs no network",
     "run.json": "what was asked, the command, times and the machine",
@@ -27,9 +27,10 @@ FILES: Mapping[str, str] = {
     "retrieval.parquet": "retrieval scores of every trial and head",
     "ablation.parquet": "recall with heads removed, by trial",
     "study.toml": "the ablation study that was asked for",
+    "tasks.json": "how well the model does each task without a removal, and what was tested",
     "effects.parquet": "the effect of every removal on every prompt",
     "effects.jsonl": "results as they came, one checksummed line a piece of work",
-    "curve.parquet": "the metric while heads are removed one after the other",
+    "curves.parquet": "the metric while heads are removed one after the other",
     "prompts.jsonl": "the prompts, as text and ids",
     "judged.jsonl": "the prompts that faithfulness was measured on",
     "means.jsonl": "the prompts that means were taken over",
@@ -85,7 +86,7 @@ def card_text(results: Results, files: Iterator[str] | list[str], licence: str =
         "headprobe.",
         "## Files",
         "\n".join(table_lines(["file", "what it holds"], [[code(name), _told(name, results)] for name in listed])),
-        *(_columns(results.table) if results.table is not None else ()),
+        *(_columns(results.table, results.kind) if results.table is not None and "heads.parquet" in listed else ()),
         "## Load it",
         *_loading(listed),
         "## How it was made",
@@ -137,12 +138,10 @@ def _told(name: str, results: Results) -> str:
     return FILES.get(name, "not of headprobe")
 
 
-def _columns(table: HeadTable) -> Iterator[str]:
+def _columns(table: HeadTable, kind: str) -> Iterator[str]:
     yield "## Columns of heads.parquet"
-    yield (
-        "`stack`, `kind`, `layer`, `head` name a head, from 0; `kv_head` is the key/value head that it reads; `roles` "
-        "is what it is called by the thresholds in the metadata."
-    )
+    roles = "" if kind == "retrieval" else "; `roles` is what it is called by the thresholds in the metadata"
+    yield f"`stack`, `kind`, `layer`, `head` name a head, from 0; `kv_head` is the key/value head that it reads{roles}."
     rows = []
     for name in table.metrics:
         told = describe(name, table.metadata)

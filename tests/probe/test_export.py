@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
 from probe.errors import ResultsError
 from probe.export import FORMS, export
 from probe.results import Results, read_results
+from probe.stills import BROWSERS
 from probe.table import HeadTable
 
 COLUMNS = {"latex": ["sink_first"], "markdown": ["sink_first"], "duo": ["induction"], "scores": ["induction"]}
 
 
 @pytest.fixture
-def folder(make_table, tmp_path: Path) -> Path:
-    table = make_table(2)
+def folder(head_table: HeadTable, tmp_path: Path) -> Path:
     place = tmp_path / "results"
-    HeadTable(table.frame, {}, table.metadata).save(place)
+    HeadTable(head_table.frame, {}, head_table.metadata).save(place)
     return place
 
 
@@ -45,6 +47,15 @@ def test_pictures_go_into_a_folder(folder: Path, monkeypatch: pytest.MonkeyPatch
         "map_induction.png", "ranked_induction.png",
     ]  # fmt: skip
     assert export(folder, "svg", columns=["induction"], out=folder / "s").paths[0] == folder / "s" / "map_induction.svg"
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(not any(map(shutil.which, BROWSERS)), reason="no Chromium on PATH: no picture was drawn")
+def test_pictures_are_pictures(folder: Path):
+    drawn = [export(folder, form, columns=["induction"]).paths[0].read_bytes() for form in ("png", "svg")]
+    assert drawn[0].startswith(b"\x89PNG")
+    assert len(drawn[0]) > 20_000
+    assert "induction, every head of invented-30x9" in "".join(ElementTree.fromstring(drawn[1]).itertext())
 
 
 def test_the_place_can_be_chosen(folder: Path, tmp_path: Path):

@@ -10,18 +10,17 @@ from pathlib import Path
 import pytest
 
 from probe.export import FORMS
+from probe.table import HeadTable
 
 
 @pytest.fixture
-def command(monkeypatch, capsys, tmp_path, make_table):
+def command(monkeypatch, capsys, tmp_path, head_table):
     """The command in this process, in a folder that has `results`: exit code, output, errors."""
     from probe.cli import main
 
     before = signal.getsignal(signal.SIGTERM)
     monkeypatch.chdir(tmp_path)
-    table = make_table(2)
-    table.profiles.clear()
-    table.save("results")
+    HeadTable(head_table.frame, {}, head_table.metadata).save("results")
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["probe", "export", *map(str, arguments)])

@@ -21,6 +21,8 @@ from probe.exports.request import Asked
 from probe.results import Results, read_results
 from probe.table import HeadTable
 
+ROOT = Path(__file__).parents[3]
+
 
 @pytest.fixture
 def folder(small: HeadTable, tmp_path: Path) -> Path:
@@ -106,6 +108,20 @@ def test_several_models_have_a_card_too(small: HeadTable):
     assert "| `a/` | results of one part, a folder like this one |" in text
     assert "| `c/` | not of headprobe |" in text
     assert "configs" not in front(text)
+
+
+def test_columns_are_told_of_the_table_that_is_there(small: HeadTable):
+    made = Results(Path("x"), "scan", small)
+    assert "| `retrieval` |" in card_text(made, ["heads.parquet"])
+    assert "`roles` is what it is called" in card_text(made, ["heads.parquet"])
+    assert "| `retrieval` |" not in card_text(replace(made, kind="matrix"), ["transfer.parquet"])
+    assert "`roles`" not in card_text(replace(made, kind="retrieval"), ["heads.parquet"])
+
+
+def test_files_are_those_that_commands_write():
+    sources = [path for path in (ROOT / "probe").rglob("*.py") if "exports" not in path.parts]
+    written = "".join(path.read_text() for path in sources)
+    assert not [name for name in FILES if f'"{name}"' not in written]
 
 
 def test_large_tables_are_of_another_size(small: HeadTable):
