@@ -19,7 +19,7 @@ from probe.circuits.files import save
 from probe.circuits.memory import Memory, prompts_sha256
 from probe.circuits.plan import CircuitPlan
 from probe.circuits.study import FoundCircuit, check_prompts, find_circuit, judged_prompts
-from probe.circuits.tests_file import TESTS_FILE, tests_json
+from probe.circuits.tests_file import TESTS_FILE, circuit_tests_json
 from probe.machine import machine, now
 from probe.models import Loaded
 from probe.page.report_circuit import circuit_table, write_circuit_report
@@ -135,7 +135,7 @@ def _write(found: FoundCircuit, folder: Path, command: str | None) -> None:
     write_file(folder / EDGES_FILE, formats.parquet(edges_frame(found.scores), {"probe": table.metadata}))
     table.save(folder)
     if found.completeness or found.minimality:
-        write_file(folder / TESTS_FILE, tests_json(found.completeness, found.minimality))
+        write_file(folder / TESTS_FILE, circuit_tests_json(found.completeness, found.minimality))
     write_circuit_report(
         found.circuit, folder, completeness=found.completeness, minimality=found.minimality, command=command
     )

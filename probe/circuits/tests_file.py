@@ -18,7 +18,7 @@ TESTS_FILE = "tests.json"
 Tests = tuple[tuple[Completeness, ...], tuple[Minimality, ...]]
 
 
-def tests_json(completeness: Sequence[Completeness], minimality: Sequence[Minimality]) -> bytes:
+def circuit_tests_json(completeness: Sequence[Completeness], minimality: Sequence[Minimality]) -> bytes:
     """Both as one JSON document; equal tests give equal bytes."""
     document = {"completeness": list(map(asdict, completeness)), "minimality": list(map(asdict, minimality))}
     return json.dumps(plain(document), indent=1, sort_keys=True, allow_nan=False).encode() + b"\n"

@@ -23,7 +23,7 @@ from probe.analyses.retrieval_result import FORMS, RetrievalResult
 from probe.circuits.circuit import Circuit, CircuitEdge, CircuitNode
 from probe.circuits.files import document, save
 from probe.circuits.graph import Graph, head_node
-from probe.circuits.tests_file import tests_json
+from probe.circuits.tests_file import circuit_tests_json
 from probe.page.report_circuit import circuit_table
 from probe.store import results_folder
 from probe.studies.file import Study
@@ -240,7 +240,7 @@ def _circuit(place: Path, circuit: Circuit) -> None:
     circuit_table([circuit]).save(place)
     complete = (Completeness("greedy", "1", heads, 2.0, 1.5, apart),)
     minimal = tuple(Minimality(head, "none", (), replace(apart, low=-0.25)) for head in heads)
-    (place / "tests.json").write_bytes(tests_json(complete, minimal))
+    (place / "tests.json").write_bytes(circuit_tests_json(complete, minimal))
     write_run(place, {"weight_hash": WEIGHTS, "model": circuit.model}, {"command": f"probe circuit {circuit.task}"})
 
 
