@@ -99,8 +99,11 @@
   }
 
   const choice = byId("map-metric");
-  choice.addEventListener("change", () => drawMap(choice.value));
-  if (choice.value) define(choice.value);
+  // A study of groups or layers has no number a head, and so no map.
+  if (choice) {
+    choice.addEventListener("change", () => drawMap(choice.value));
+    define(choice.value);
+  }
 
   // The table of all heads.
   const table = byId("heads");

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from probe.analyses.circuit_tests import Completeness, Difference, Minimality
-from probe.circuits.tests_file import TESTS_FILE, read_tests, circuit_tests_json
+from probe.circuits.tests_file import TESTS_FILE, circuit_tests_json, read_tests
 from probe.errors import ResultsError
 
 COMPLETE = (Completeness("random", "3", ((0, 1), (2, 3)), 1.25, 1.5, Difference(-0.25, -0.5, float("nan"), 0.125)),)
