@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 
 from probe.columns import describe
 from probe.plots.heads import head_map
-from probe.plots.style import COLOURS, GREY, INK, LEVEL, look, name_points, titled, veil
+from probe.plots.style import COLOURS, GREY, INK, LEVEL, apart, look, titled, veil
 from probe.text import number, with_interval
 
 if TYPE_CHECKING:
@@ -56,10 +56,21 @@ def scatter(comparison: Comparison, metric: str | None = None) -> go.Figure:
                                                                           ("B", comparison.label_b)))  # fmt: skip
     look(figure, across, up, height=440)
     if len(sure):
-        points = part.assign(name=_pairs(part)).set_index("name")[["a", "b"]].set_axis(["x", "y"], axis=1)
-        largest = np.argsort(-sure["difference"].abs().to_numpy(), kind="stable")[:NAMED]
-        name_points(figure, points, [_pairs(sure)[int(row)] for row in largest])
+        _name_largest(figure, sure)
     return titled(figure, f"{chosen} ({unit}), A against B", "One point a head. Dotted line: no change.")
+
+
+def _name_largest(figure: go.Figure, sure: pd.DataFrame) -> None:
+    """The largest changes by name, off the line on their own side; names that would touch another are left out."""
+    points = sure.assign(name=_pairs(sure)).set_index("name")[["a", "b"]].set_axis(["x", "y"], axis=1)
+    largest = np.argsort(-sure["difference"].abs().to_numpy(), kind="stable")[:NAMED]
+    for name in apart(points, [points.index[int(row)] for row in largest]):
+        x, y = float(points["x"][name]), float(points["y"][name])
+        side = -1 if y > x else 1
+        figure.add_annotation(
+            x=x, y=y, text=name, ax=44 * side, ay=26 * side, showarrow=True, arrowhead=0, arrowwidth=1, arrowcolor=GREY,
+            font={"size": 12}, bgcolor="rgba(255,255,255,0.7)", borderpad=1,
+        )  # fmt: skip
 
 
 def pair_name(mine: str, theirs: str) -> str:
