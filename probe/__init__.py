@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from probe.circuits.plan import CircuitPlan as CircuitPlan
     from probe.circuits.study import circuit as circuit
     from probe.closeups import closeups as closeups
-    from probe.compare import compare as compare
-    from probe.comparison import Comparison as Comparison
+    from probe.comparisons.compare import compare as compare
+    from probe.comparisons.comparison import Comparison as Comparison
     from probe.errors import ModelError as ModelError
     from probe.errors import ProbeError as ProbeError
     from probe.errors import ResultsError as ResultsError
@@ -70,8 +70,8 @@ _HOMES = {
     "probe.circuits.plan": ("CircuitPlan",),
     "probe.circuits.study": ("circuit",),
     "probe.closeups": ("closeups",),
-    "probe.compare": ("compare",),
-    "probe.comparison": ("Comparison",),
+    "probe.comparisons.compare": ("compare",),
+    "probe.comparisons.comparison": ("Comparison",),
     "probe.errors": ("ModelError", "ProbeError", "ResultsError", "StudyError", "TokensError"),
     "probe.explorer": ("Explorer", "explore"),
     "probe.look": ("pattern", "top_pairs"),

@@ -121,7 +121,9 @@ def _check_where(studies: Sequence[tuple[HeadTable, Path]]) -> None:
         for name in ("positions", "phase", "given"):
             one, other = studies[0][0].metadata.get(name), table.metadata.get(name)
             if one != other:
-                raise ResultsError(f"{studies[0][1]} and {folder}: {name} are {one} and {other}; give each its own page")
+                raise ResultsError(
+                    f"{studies[0][1]} and {folder}: {name} are {one} and {other}; give each its own page"
+                )
 
 
 def _check_same(whole: HeadTable, table: HeadTable, names: Sequence[str], first: Path, folder: Path) -> None:

@@ -19,8 +19,8 @@ from probe.analyses.removal_curve import RemovalCurve
 from probe.analyses.units import Unit
 from probe.circuits.circuit import Circuit, CircuitEdge, CircuitNode, CurvePoint
 from probe.circuits.graph import Graph
-from probe.compare import compare
-from probe.comparison import Comparison
+from probe.comparisons.compare import compare
+from probe.comparisons.comparison import Comparison
 from probe.studies.task_study import TaskStudy
 from probe.table import HeadTable, head_name
 from probe.tasks.baseline import Baseline

@@ -30,7 +30,7 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Say which heads of two results folders differ: two models, checkpoints, precisions or contexts."""
-    from probe.compare import compare as side_by_side
+    from probe.comparisons.compare import compare as side_by_side
     from probe.page.report_compare import write_compare_report
     from probe.store import results_folder
 
@@ -43,7 +43,7 @@ def compare(
     if as_json:
         print(json.dumps(found.json(), allow_nan=False))
         return
-    from probe.comparison import COMPARE_FILES
+    from probe.comparisons.comparison import COMPARE_FILES
     from probe.page.findings_compare import compare_findings
 
     print(visible(f"A: {found.label_a}; B: {found.label_b}; changes are B − A"))

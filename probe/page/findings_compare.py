@@ -7,8 +7,8 @@ from typing import Any
 
 import pandas as pd
 
-from probe.compare import COARSE
-from probe.comparison import Comparison
+from probe.comparisons.compare import COARSE
+from probe.comparisons.comparison import Comparison
 from probe.page.findings import FEW_SEQUENCES, Finding
 from probe.plots.compare import pair_name
 from probe.plots.style import LEVEL

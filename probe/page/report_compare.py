@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from probe.comparison import Comparison
+from probe.comparisons.comparison import Comparison
 from probe.page.chapter import Chapter
 from probe.page.findings_compare import compare_findings, compare_limits, compare_uncertainty
 from probe.page.report import write_report

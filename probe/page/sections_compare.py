@@ -10,7 +10,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from probe.columns import describe
-from probe.comparison import Comparison
+from probe.comparisons.comparison import Comparison
 from probe.page.findings_compare import told
 from probe.page.markup import Html, el, join
 from probe.page.sections import figure, scrolling, section

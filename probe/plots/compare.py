@@ -15,7 +15,7 @@ from probe.plots.style import COLOURS, GREY, INK, LEVEL, apart, look, titled, ve
 from probe.text import number, with_interval
 
 if TYPE_CHECKING:
-    from probe.comparison import Comparison
+    from probe.comparisons.comparison import Comparison
 
 NAMED = 8
 """Changed heads whose names stand in a scatter: more would cover the points."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from probe.comparison import Comparison
+from probe.comparisons.comparison import Comparison
 from probe.page.report_compare import write_compare_report
 
 pytestmark = pytest.mark.browser

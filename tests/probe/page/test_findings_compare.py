@@ -2,8 +2,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from probe.compare import compare
-from probe.comparison import Comparison
+from probe.comparisons.compare import compare
+from probe.comparisons.comparison import Comparison
 from probe.page.findings_compare import compare_findings, compare_limits, compare_uncertainty, told
 from probe.table import HeadTable
 

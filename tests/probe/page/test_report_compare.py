@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from probe.compare import compare
-from probe.comparison import Comparison
+from probe.comparisons.compare import compare
+from probe.comparisons.comparison import Comparison
 from probe.page.report_compare import compare_chapter, write_compare_report
 from probe.table import HeadTable
 

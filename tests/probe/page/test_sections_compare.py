@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import re
 
-from probe.comparison import Comparison
+from probe.comparisons.comparison import Comparison
 from probe.page.sections_compare import compare_figures, compare_sections
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from probe.comparison import Comparison
+from probe.comparisons.comparison import Comparison
 from probe.errors import ResultsError
 from probe.plots.compare import certainty, difference_map, likeness, pair_name, scatter
 

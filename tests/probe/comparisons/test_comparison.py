@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from probe.comparison import COMPARE_FILES, Comparison
+from probe.comparisons.comparison import COMPARE_FILES, Comparison
 from probe.errors import ResultsError
 
 

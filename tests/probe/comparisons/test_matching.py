@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from probe.columns import KEYS
+from probe.comparisons.matching import match, tells_apart
 from probe.errors import ResultsError
-from probe.matching import match, tells_apart
 from probe.table import HeadTable
 
 METRICS = ("sink_first", "previous_token", "entropy", "distance", "induction_random", "local_mass")

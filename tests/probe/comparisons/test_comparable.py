@@ -6,7 +6,14 @@ from typing import Any
 
 import pytest
 
-from probe.comparable import check_definitions, columns_compared, deciding, needed, roles_compared, told_apart
+from probe.comparisons.comparable import (
+    check_definitions,
+    columns_compared,
+    deciding,
+    needed,
+    roles_compared,
+    told_apart,
+)
 from probe.errors import ResultsError
 from probe.roles import RULES
 from probe.table import HeadTable

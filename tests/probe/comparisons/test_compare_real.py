@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from probe.compare import compare
+from probe.comparisons.compare import compare
 from probe.models import load
 from probe.scan import scan
 from probe.table import HeadTable

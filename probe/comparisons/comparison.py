@@ -13,8 +13,8 @@ import pandas as pd
 
 from probe import formats
 from probe.columns import KEYS
+from probe.comparisons.matching import Matching
 from probe.errors import ResultsError
-from probe.matching import Matching
 from probe.page.telling import names
 from probe.statistics import LEVEL
 from probe.store import write_file

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
+from scipy.special import stdtr, stdtrit
 
 from probe.statistics import LEVEL, bootstrap
-from probe.student import cut_off, two_tails
 
 NORMAL = 1.9599639845400545
 """Standard errors that the ends of a 95 % interval of a normal mean lie away."""
@@ -70,9 +70,9 @@ def differences(a: Means, b: Means) -> Differences:
     ends, tails = [], []
     for error, freedom in (lower, upper):
         error = np.where(enough, error, np.nan)
-        ends.append(cut_off(freedom, 1 - LEVEL) * error)
+        ends.append(stdtrit(freedom, (1 + LEVEL) / 2) * error)
         with np.errstate(divide="ignore", invalid="ignore"):
-            tails.append(two_tails(value / error, freedom))
+            tails.append(2 * stdtr(freedom, -np.abs(value / error)))
     p = np.where(value > 0, tails[0], tails[1])
     still = enough & (lower[0] == 0) & (upper[0] == 0)
     p[still] = [_rarest(*each) for each in zip(value[still], a.units[still], b.units[still], strict=True)]

@@ -9,7 +9,7 @@ from functools import cache
 import numpy as np
 import pytest
 
-from probe.mean_difference import FEWEST, Differences, Means, differences, paired
+from probe.comparisons.mean_difference import FEWEST, Differences, Means, differences, paired
 from probe.statistics import Summary, bootstrap
 
 COLUMNS, SEEDS = 600, 3

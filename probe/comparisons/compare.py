@@ -10,11 +10,11 @@ import pandas as pd
 from jaxtyping import Float
 
 from probe.columns import SCAN_COLUMNS
-from probe.comparable import check_definitions, columns_compared, deciding, roles_compared, told_apart
-from probe.comparison import Comparison
+from probe.comparisons.comparable import check_definitions, columns_compared, deciding, roles_compared, told_apart
+from probe.comparisons.comparison import Comparison
+from probe.comparisons.matching import Matching, match, tells_apart
+from probe.comparisons.mean_difference import Means, differences, paired
 from probe.errors import ResultsError
-from probe.matching import Matching, match, tells_apart
-from probe.mean_difference import Means, differences, paired
 from probe.page.telling import names
 from probe.rank_correlation import rank_correlation
 from probe.statistics import LEVEL, benjamini_hochberg

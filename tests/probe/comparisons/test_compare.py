@@ -15,8 +15,8 @@ import pytest
 import torch
 
 import probe
-from probe.compare import compare
-from probe.comparison import Comparison
+from probe.comparisons.compare import compare
+from probe.comparisons.comparison import Comparison
 from probe.errors import ResultsError
 from probe.models import Loaded, load
 from probe.planted.models import PLANTED_ROLES, PLANTED_TOLERANCE

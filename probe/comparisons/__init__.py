@@ -1,0 +1,1 @@
+"""Two head tables side by side: what is compared with what, and what changed."""
