@@ -49,7 +49,7 @@ headprobe.explorer = async (root, data, table) => {
     return true;
   }
 
-  // ---- the map -----------------------------------------------------------------------------------------------
+  // the map
   const grid = make("div", { class: "hx-map", role: "grid", "aria-label": "All heads: layers down, heads across" });
   const legend = make("div", { class: "hx-legend" }), read = make("p", { class: "hx-read" });
   const definition = make("p", { class: "hx-quiet" }), live = make("p", { class: "hx-hidden", role: "status" });
@@ -152,7 +152,7 @@ headprobe.explorer = async (root, data, table) => {
   grid.addEventListener("pointerleave", () => hover(state.row));
   grid.addEventListener("keydown", step);
 
-  // ---- the chosen head ---------------------------------------------------------------------------------------
+  // the chosen head
   const part = (title, note, ...content) => make("section", { class: "hx-part" }, make("h4", {}, title),
     note ? make("p", { class: "hx-quiet" }, note) : null, content);
   const head = (row) => make("button", { type: "button", class: "hx-link", "data-head": row }, names[row]);
@@ -364,7 +364,7 @@ headprobe.explorer = async (root, data, table) => {
     panel.replaceChild(title(state.row)[1], panel.querySelector(".hx-rank"));
   });
 
-  // ---- controls ----------------------------------------------------------------------------------------------
+  // controls
   const option = (value, text) => make("option", { value }, text);
   const colourBy = make("select", { onchange: () => { state.metric = colourBy.value; paint(); drawPanel(); } },
     measured.map((metric) => option(metric, metrics[metric].title)));
