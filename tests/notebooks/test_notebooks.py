@@ -85,7 +85,7 @@ def check_retrieval(answer: str) -> None:
     assert without <= 50 < random
     blind, random_blind = asked(r"nothing else, they leave (\d+)% right.*the same way, leave (\d+)%", answer)
     assert blind <= 50
-    assert random_blind >= 75
+    assert random_blind >= 0.8 * clean > 2 * blind
 
 
 def check_ablation(answer: str) -> None:
