@@ -88,11 +88,13 @@ def attention_view(
     Raises ProbeError for a layer, head or range that does not exist, and for more than 1,024 positions a side.
     """
     model = loaded if isinstance(loaded, Loaded) else load(loaded)
-    sequence = ids.flatten().tolist() if isinstance(ids, Tensor) else [int(one) for one in ids]
+    sequence = ids.flatten().tolist() if isinstance(ids, Tensor) else list(ids)
     usual = range(len(sequence)) if len(sequence) <= 2 * STRETCH else range(len(sequence) - STRETCH, len(sequence))
     rows = queries if queries is not None else keys if keys is not None else usual
     columns = keys if keys is not None else rows
     for name, span in (("queries", rows), ("keys", columns)):
+        if not isinstance(span, range):
+            raise ProbeError(f"{name}: found a {type(span).__name__}, wanted a range of positions")
         if len(span) > MOST:
             raise ProbeError(f"{name}: found {len(span):,} positions, wanted at most {MOST:,} on one page; narrow them")
     weights = pattern(model, sequence, layer, head, queries=rows, keys=columns).float().cpu().numpy()

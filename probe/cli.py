@@ -259,6 +259,11 @@ def main() -> NoReturn:
         sys.exit(INTERRUPTED)
     except BrokenPipeError:
         _quiet()
+    except OSError as error:
+        # A path too long, a disk that is full: what the system refuses, in its own words.
+        if debug or error.strerror is None:
+            raise
+        _fail(f"{error.filename}: {error.strerror}" if error.filename is not None else error.strerror)
     except ValueError as error:
         if debug or not ours(error):
             raise

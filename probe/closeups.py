@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from probe.errors import ResultsError
+from probe.errors import ProbeError, ResultsError
 from probe.hooks.anatomy import Anatomy, anatomy
 from probe.hooks.call import AttentionCall
 from probe.hooks.errors import HookError
@@ -55,7 +55,7 @@ def closeups(
         where the head writes nothing.
 
     metadata["closeups"] records the sequence's length and the parameters. Raises ResultsError for a table of another
-    model's shape, TokensError for ids that the model cannot read.
+    model's shape, TokensError for ids that the model cannot read, ProbeError for no pair or no span.
     """
     loaded = model if isinstance(model, Loaded) else load(model)
     running = Running(loaded.model)
@@ -66,6 +66,8 @@ def closeups(
             f"a table of {len(table.frame)} heads and a model of {len(running.sites)} × {running.n_heads}: give the "
             "table that was measured on this model"
         )
+    if pairs < 1 or span < 1:
+        raise ProbeError(f"{pairs} pairs and a span of {span}; wanted at least one of each")
     first = int(table.metadata.get("parameters", {}).get("sinks", 4)) if skip is None else skip
     parts, refusal = _path_to_logits(running)
     seen = _Seen(running, parts, pairs, span, first, progress)

@@ -52,7 +52,7 @@ def pattern(
     rows = range(len(ids)) if queries is None else queries
     columns = range(len(ids)) if keys is None else keys
     for name, span in (("queries", rows), ("keys", columns)):
-        if span.step != 1 or not 0 <= span.start < span.stop <= len(ids):
+        if not isinstance(span, range) or span.step != 1 or not 0 <= span.start < span.stop <= len(ids):
             raise ProbeError(f"{name}: found {span}, wanted a range of step 1 within 0 to {len(ids)}")
     heads = running.n_heads if head is None else 1
     size = heads * len(rows) * len(columns) * 4

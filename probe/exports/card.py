@@ -18,7 +18,7 @@ CARD_FILE = "README.md"
 FILES: Mapping[str, str] = {
     "heads.parquet": "every head's numbers, one row a head; the metadata are JSON in the schema, under `probe`",
     "heads.csv": "heads.parquet for spreadsheets; text that a spreadsheet would run begins with '",
-    "heads.json": "heads.parquet with its metadata, as JSON",
+    "heads.json": "heads.parquet with its metadata, as JSON (export/heads.json adds what each column is, by a schema)",
     "profiles.safetensors": "what does not fit a row: attention by position and distance, thumbnails, strongest pairs",
     "tokens.json": "what was read, as ids and as text",
     "report.html": "the results as a page that needs no network",
@@ -102,7 +102,7 @@ def card_text(results: Results, files: Iterator[str] | list[str], licence: str =
 
 
 def _front_matter(results: Results, files: list[str], title: str, licence: str) -> Iterator[str]:
-    yield from ("---", f"pretty_name: {_quoted(title)}", f"license: {licence}")
+    yield from ("---", f"pretty_name: {_quoted(title)}", f"license: {_quoted(licence)}")
     yield from ("tags:", "- attention-heads", "- interpretability", "- mechanistic-interpretability", "- headprobe")
     if results.table is not None:
         rows = len(results.table.frame)
@@ -112,7 +112,7 @@ def _front_matter(results: Results, files: list[str], title: str, licence: str) 
         yield "configs:"
     first = "heads.parquet" if "heads.parquet" in tables else tables[0] if tables else ""
     for name in tables:
-        yield from (f"- config_name: {name.removesuffix('.parquet')}", f"  data_files: {name}")
+        yield from (f"- config_name: {_quoted(name.removesuffix('.parquet'))}", f"  data_files: {_quoted(name)}")
         if name == first:
             yield "  default: true"
     yield "---"

@@ -71,6 +71,8 @@ def test_refusals(planted: Loaded, ids: list[int]) -> None:
         probe.attention_view(planted, ids, 0, 99)
     with pytest.raises(ProbeError, match="queries: found"):
         probe.attention_view(planted, ids, 0, queries=range(290, 310))
+    with pytest.raises(ProbeError, match="queries: found a list, wanted a range"):
+        probe.attention_view(planted, ids, 1, queries=[1, 2, 3])
     with pytest.raises(ProbeError, match="keys: found 2,000 positions, wanted at most 1,024"):
         probe.attention_view(planted, ids, 0, queries=range(10), keys=range(2000))
 

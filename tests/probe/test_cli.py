@@ -63,6 +63,10 @@ def refused(done, *words):
         assert word in done.stderr
 
 
+def test_what_the_system_refuses_is_one_line(probe):
+    refused(probe("report", "a" * 300), "File name too long")
+
+
 def test_help_lists_the_commands(probe):
     done = probe("--help")
     assert done.returncode == 0

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from probe.closeups import SPAN, closeups, window_around
-from probe.errors import ResultsError, TokensError
+from probe.errors import ProbeError, ResultsError, TokensError
 from probe.look import pattern
 from probe.models import load
 from probe.planted.models import PLANTED_ROLES
@@ -109,11 +109,15 @@ def tiny_encoder():
 
 
 def test_a_table_of_another_model_and_foreign_ids_are_refused(planted, tiny_encoder):
-    loaded, _, table = planted
+    loaded, ids, table = planted
     with pytest.raises(ResultsError, match=r"a table of 24 heads and a model of 2 × 4"):
         closeups(table, tiny_encoder, [5, 6])
     with pytest.raises(TokensError, match=r"99999"):
         closeups(table, loaded, [1, 99_999])
+    with pytest.raises(ProbeError, match=r"0 pairs and a span of 24; wanted at least one of each"):
+        closeups(table, loaded, ids[0], pairs=0)
+    with pytest.raises(ProbeError, match=r"3 pairs and a span of 0"):
+        closeups(table, loaded, ids[0], pairs=3, span=0)
 
 
 @pytest.mark.parametrize(

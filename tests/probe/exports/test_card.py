@@ -94,6 +94,8 @@ def test_nothing_of_a_hostile_table_is_obeyed(nasty: HeadTable):
 
 def test_a_licence_must_be_an_identifier(folder: Path):
     assert front(card(folder, licence="apache-2.0"))["license"] == "apache-2.0"
+    # YAML would read these as nothing, a truth value and a number.
+    assert [front(card(folder, licence=name))["license"] for name in ("null", "no", "1.0")] == ["null", "no", "1.0"]
     for wrong in ("Apache 2.0", "", "mit\ntags: [x]", "-x"):
         with pytest.raises(ResultsError, match="wanted an identifier as the hub spells it"):
             card(folder, licence=wrong)
