@@ -63,7 +63,7 @@ def read_parquet(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
         documents = {key.decode(): json.loads(item) for key, item in (table.schema.metadata or {}).items()}
     except FileNotFoundError as error:
         raise ResultsError(f"{path}: no such file; name a folder that a run has written") from error
-    except (OSError, pa.ArrowException, ValueError) as error:
+    except (OSError, pa.ArrowException, ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ResultsError(f"{path}: damaged or not a table ({reason}); run again to replace it") from error
     frame = table.to_pandas()

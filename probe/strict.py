@@ -1,11 +1,61 @@
-"""JSON objects read strictly: every field there, of its type, and no other beside them."""
+"""JSON read strictly: files of a bounded size, every field there, of its type, and no other beside them."""
 
 from __future__ import annotations
 
+import json
 import math
+from pathlib import Path
 from typing import Any
 
 from probe.errors import ResultsError
+
+MOST_BYTES = 512 * 2**20
+"""A larger file is refused: all 123,211 edges of SmolLM2 take 14 MiB, a million tokens with their texts about 20."""
+
+
+def read_json(place: Path) -> dict[str, Any]:
+    """The object in a JSON file of at most `MOST_BYTES`.
+
+    Raises ResultsError for a file that is absent, too large or no JSON, that names a key twice, or holds NaN.
+    """
+    found = parsed_json(read_text(place), f"{place}")
+    if not isinstance(found, dict):
+        raise ResultsError(f"{place}: holds a {type(found).__name__}; wanted one object")
+    return found
+
+
+def read_text(place: Path) -> str:
+    """The UTF-8 text of a file of at most `MOST_BYTES`. Raises ResultsError where that cannot be had."""
+    try:
+        if place.stat().st_size > MOST_BYTES:
+            raise ResultsError(f"{place}: {place.stat().st_size:,} bytes; wanted at most {MOST_BYTES:,}")
+        return place.read_bytes().decode()
+    except OSError as error:
+        raise ResultsError(f"{place}: cannot be read ({error.strerror}); name a file that a run has written") from error
+    except ValueError as error:
+        raise ResultsError(f"{place}: not a JSON file ({error})") from error
+
+
+def parsed_json(text: str, where: str) -> Any:
+    """The value of a JSON text. Raises ResultsError, naming `where`: no JSON or too deep, a key twice, NaN."""
+    try:
+        return json.loads(text, object_pairs_hook=_once, parse_constant=_no_constant)
+    except ResultsError as error:
+        raise ResultsError(f"{where}: {error}") from None
+    except (ValueError, RecursionError) as error:
+        raise ResultsError(f"{where}: not a JSON file ({' '.join(str(error).split())[:200]})") from error
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        names = [name for name, _ in pairs]
+        raise ResultsError(f"field {next(name for name in names if names.count(name) > 1)!r} is there twice")
+    return found
+
+
+def _no_constant(name: str) -> float:
+    raise ResultsError(f"{name} is no number; wanted finite ones")
 
 
 class Fields:

@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from probe.errors import ResultsError
 from probe.store import write_file
+from probe.strict import read_json
 from probe.token_strings import token_strings
 
 TOKENS_FILE = "tokens.json"
@@ -58,15 +59,12 @@ def save_tokens(folder: str | Path, texts: TokenTexts) -> Path:
 def load_tokens(folder: str | Path) -> TokenTexts | None:
     """What `save_tokens` wrote into `folder`; None where there is no such file.
 
-    Raises ResultsError for a file that is not of its form.
+    Raises ResultsError for a file that is too large, no JSON, or not of its form.
     """
     path = Path(folder) / TOKENS_FILE
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not path.exists():
         return None
-    except (OSError, ValueError) as error:
-        raise ResultsError(f"{path}: cannot be read ({error}); scan again to replace it") from error
+    document = read_json(path)
     try:
         sequences = [(_ids(one["ids"]), _texts(one["tokens"])) for one in document["sequences"]]
         strings = {int(number): text for number, text in document["strings"].items()}

@@ -14,6 +14,7 @@ from probe.columns import KEYS
 from probe.errors import ResultsError
 from probe.formats import parquet, plain, read_parquet
 from probe.store import write_file
+from probe.strict import parsed_json, read_text
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -146,16 +147,9 @@ def _evidence(path: Path, columns: tuple[str, ...]) -> tuple[pd.DataFrame, dict[
 
 
 def _trials(path: Path) -> list[dict[str, Any]]:
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, ValueError) as error:
-        raise ResultsError(f"{path}: cannot be read ({error}); run again to replace it") from error
     found = []
-    for number, line in enumerate(lines, 1):
-        try:
-            trial = json.loads(line)
-        except ValueError as error:
-            raise ResultsError(f"{path}, line {number}: not JSON ({error}); run again to replace it") from error
+    for number, line in enumerate(read_text(path).splitlines(), 1):
+        trial = parsed_json(line, f"{path}, line {number}")
         missing = _TRIAL if not isinstance(trial, dict) else [name for name in _TRIAL if name not in trial]
         if missing:
             raise ResultsError(f"{path}, line {number}: no {missing[0]!r}; not a trial of a retrieval run")

@@ -16,9 +16,7 @@ from probe.circuits.circuit import Circuit, CircuitEdge, CircuitNode, CurvePoint
 from probe.errors import ResultsError
 from probe.formats import parquet, read_parquet
 from probe.store import write_file
-
-MOST_BYTES = 512 * 2**20
-"""A circuit file larger than this is refused: all 123,211 edges of SmolLM2 take 14 MiB."""
+from probe.strict import MOST_BYTES, read_json
 
 _ROWS = {"nodes": CircuitNode, "edges": CircuitEdge, "curve": CurvePoint}
 _OWNER = ("model", "n_layers", "n_heads", "parallel", "layers", "task", "metric", "prompts", "prompts_sha256", "seed")
@@ -96,26 +94,6 @@ def load_scores(path: str | Path, circuit: Circuit) -> PromptScores | None:
 def document(circuit: Circuit) -> dict[str, Any]:
     """A circuit as JSON's values, each number of its field's type: equal circuits have equal documents."""
     return {one.name: _written(getattr(circuit, one.name), str(one.type)) for one in fields(circuit)}
-
-
-def read_json(place: Path) -> dict[str, Any]:
-    """The object in a JSON file of at most `MOST_BYTES`.
-
-    Raises ResultsError for a file that is absent, too large or no JSON, that names a key twice, or holds NaN.
-    """
-    try:
-        if place.stat().st_size > MOST_BYTES:
-            raise ResultsError(f"{place}: {place.stat().st_size:,} bytes; wanted at most {MOST_BYTES:,}")
-        found = json.loads(place.read_bytes().decode(), object_pairs_hook=_once, parse_constant=_no_constant)
-    except OSError as error:
-        raise ResultsError(f"{place}: cannot be read ({error.strerror}); name a file that a run has written") from error
-    except ResultsError as error:
-        raise error if str(error).startswith(str(place)) else ResultsError(f"{place}: {error}") from None
-    except (ValueError, RecursionError) as error:
-        raise ResultsError(f"{place}: not a JSON file ({' '.join(str(error).split())[:200]})") from error
-    if not isinstance(found, dict):
-        raise ResultsError(f"{place}: holds a {type(found).__name__}; wanted one object")
-    return found
 
 
 def _owner(circuit: Circuit) -> dict[str, Any]:
@@ -234,18 +212,6 @@ def _text_or_number(value: Any, where: str) -> float | str:
 
 
 _READERS: Mapping[str, Callable[[Any, str], Any]] = {"str": _text, "int": _whole, "bool": _flag, "float": _number}
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        names = [name for name, _ in pairs]
-        raise ResultsError(f"field {next(name for name in names if names.count(name) > 1)!r} is there twice")
-    return found
-
-
-def _no_constant(name: str) -> float:
-    raise ResultsError(f"{name} is no number; wanted finite ones")
 
 
 def _shown(value: Any) -> str:

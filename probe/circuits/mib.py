@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 
-from probe.circuits.files import read_json
 from probe.circuits.graph import LOGITS, Graph, layer_of
 from probe.errors import ResultsError
 from probe.store import write_file
+from probe.strict import read_json
 
 THEIR_SIGN = -1.0
 """The published IOI file has the metric's change where an edge is corrupted: helpful edges are negative."""

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from probe.analyses.circuit_tests import Completeness, Difference, Minimality
-from probe.circuits.files import read_json
 from probe.errors import ResultsError
 from probe.formats import plain
-from probe.strict import Fields
+from probe.strict import Fields, read_json
 
 TESTS_FILE = "tests.json"
 Tests = tuple[tuple[Completeness, ...], tuple[Minimality, ...]]

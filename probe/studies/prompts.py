@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import fields
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 from probe.errors import ResultsError
 from probe.formats import canonical
-from probe.strict import Fields
+from probe.strict import Fields, parsed_json
 from probe.tasks.task import Prompt, Task
 
 
@@ -44,11 +43,8 @@ def read_prompts(path: Path) -> dict[str, tuple[Prompt, ...]]:
         raise ResultsError(f"{path}: cannot be read ({error}); run the study again to replace it") from error
     found: dict[str, list[Prompt]] = {}
     for number, line in enumerate(lines, 1):
-        try:
-            document = json.loads(line)
-        except ValueError as error:
-            raise ResultsError(f"{path}, line {number}: not JSON ({error}); run the study again") from error
-        row = Fields(document, f"{path}, line {number}")
+        where = f"{path}, line {number}"
+        row = Fields(parsed_json(line, where), where)
         task, index = row.text("task"), row.whole("index")
         row.text("metric")
         prompt = _prompt(row)

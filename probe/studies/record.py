@@ -14,10 +14,9 @@ import pandas as pd
 from probe.analyses.effects import Effects
 from probe.analyses.removal_curve import RemovalCurve
 from probe.analyses.units import KINDS, Unit
-from probe.circuits.files import read_json
 from probe.errors import ProbeError, ResultsError
 from probe.formats import plain, read_parquet
-from probe.strict import Fields
+from probe.strict import Fields, read_json
 from probe.studies.prompts import read_prompts
 from probe.studies.task_study import TaskStudy
 from probe.table import HeadTable

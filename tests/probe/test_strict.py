@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 
 from probe.errors import ResultsError
-from probe.strict import Fields
+from probe.strict import Fields, parsed_json, read_json, read_text
 
 
 def test_every_type_comes_back():
@@ -49,3 +50,28 @@ def test_a_field_left_over_is_refused():
         row.end()
     with pytest.raises(ResultsError, match="wanted an object"):
         Fields([], "file.json")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[" * 200_000, "not a JSON file"), ("{", "not a JSON file"), ("[NaN]", "NaN is no number"),
+        ('{"a": 1, "a": 2}', "'a' is there twice"),
+    ],
+)  # fmt: skip
+def test_a_text_that_is_no_json_is_refused_in_one_line(text: str, said: str):
+    with pytest.raises(ResultsError, match=f"^here: .*{said}") as told:
+        parsed_json(text, "here")
+    assert "\n" not in str(told.value)
+
+
+def test_a_file_is_read_up_to_a_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path = tmp_path / "file.json"
+    path.write_text('{"a": 1}')
+    assert read_json(path) == {"a": 1}
+    monkeypatch.setattr("probe.strict.MOST_BYTES", 7)
+    with pytest.raises(ResultsError, match=r"file\.json: 8 bytes; wanted at most 7"):
+        read_text(path)
+    path.write_text("[]")
+    with pytest.raises(ResultsError, match="holds a list; wanted one object"):
+        read_json(path)

@@ -37,8 +37,11 @@ def test_a_folder_without_them_has_none(tmp_path):
 @pytest.mark.parametrize(
     ("document", "said"),
     [
-        ("{", "cannot be read"),
-        ("[]", "not token texts"),
+        ("{", "not a JSON file"),
+        ("[" * 200_000, "not a JSON file"),
+        ('{"sequences": [], "sequences": [], "strings": {}}', "is there twice"),
+        ("[]", "wanted one object"),
+        ("{}", "not token texts"),
         ('{"sequences": [{"ids": [1.5], "tokens": ["a"]}], "strings": {}}', "no list of whole numbers"),
         ('{"sequences": [{"ids": [true], "tokens": ["a"]}], "strings": {}}', "no list of whole numbers"),
         ('{"sequences": [{"ids": [1], "tokens": [2]}], "strings": {}}', "no list of texts"),

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from probe import strict
 from probe.circuits import files as circuit_files
 from probe.circuits.circuit import CircuitEdge, CircuitNode, CurvePoint, PromptScores
 from probe.circuits.files import document, load, load_scores, save, scores_path
@@ -185,7 +186,8 @@ def test_absent_too_large_and_unwritable_files(full, written, tmp_path, monkeypa
     with pytest.raises(ResultsError, match="cannot be written"):
         save(full, path / "below_a_file.json")
     before = path.read_bytes()
-    monkeypatch.setattr(circuit_files, "MOST_BYTES", len(before) - 1)
+    for module in (circuit_files, strict):
+        monkeypatch.setattr(module, "MOST_BYTES", len(before) - 1)
     with pytest.raises(ResultsError, match="wanted at most"):
         load(path)
     with pytest.raises(ResultsError, match=r"more than the .* that can be read again"):
