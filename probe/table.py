@@ -22,6 +22,7 @@ from probe.columns import BESIDE, KEYS, SCAN_COLUMNS, metrics_of
 from probe.errors import ResultsError
 from probe.statistics import bootstrap
 from probe.store import write_file
+from probe.table_check import check_table
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -188,14 +189,15 @@ class HeadTable:
     def load(cls, folder: str | Path) -> HeadTable:
         """The table that `save` wrote, every page and file verified.
 
-        Raises ResultsError, naming the file, for anything missing, damaged, or of two different saves.
+        Raises ResultsError, naming the file, for anything missing, damaged, of two different saves, or that is no head
+        table although its checksums are right (`check_table`).
         """
         place = Path(folder)
         frame, documents = formats.read_parquet(place / "heads.parquet")
         if "probe" not in documents or "probe_checksums" not in documents:
             raise ResultsError(f"{place / 'heads.parquet'}: not a head table (no `probe` metadata)")
         metadata, checks = documents["probe"], documents["probe_checksums"]
-        if _heads_hash(frame, metadata) != checks.get("heads"):
+        if not isinstance(checks, dict) or _heads_hash(frame, metadata) != checks.get("heads"):
             raise ResultsError(f"{place / 'heads.parquet'}: damaged (its checksum differs); run again to replace it")
         path = place / "profiles.safetensors"
         try:
@@ -205,6 +207,7 @@ class HeadTable:
             profiles = load_arrays(data)
         except (OSError, SafetensorError) as error:
             raise ResultsError(f"{path}: cannot be read ({error}); save again") from error
+        check_table(place, frame, profiles, metadata)
         return cls(frame, profiles, metadata)
 
     def plot(self, column: str | None = None) -> go.Figure:
