@@ -13,7 +13,7 @@ import pandas as pd
 from probe.analyses.overlap import Overlap
 from probe.analyses.retrieval_result import SCORES_FILE, TRIALS_FILE, RetrievalResult
 from probe.circuits.circuit import Circuit
-from probe.circuits.files import load, parsed, read_json
+from probe.circuits.files import load, parsed
 from probe.circuits.overlap_file import overlap_of
 from probe.circuits.tests_file import Tests, read_tests
 from probe.columns import KEYS
@@ -21,6 +21,7 @@ from probe.errors import ResultsError
 from probe.formats import read_parquet, records
 from probe.page.report_circuit import circuit_table
 from probe.store import RUN_FILE
+from probe.strict import read_json, shown
 from probe.studies.file import read_study
 from probe.studies.record import EFFECTS_FILE, read_studies
 from probe.studies.task_study import TaskStudy
@@ -30,7 +31,10 @@ from probe.tokens import tokens_hash
 
 HEADS_FILE, STUDY_FILE = "heads.parquet", "study.toml"
 CIRCUIT_FILE, MATRIX_FILE, OVERLAP_FILE = "circuit.json", "matrix.json", "overlap.json"
+COMPARE_FILE = "compare.json"
 TRANSFER_FILE, REMOVED_FILE = "transfer.parquet", "removed.parquet"
+_BEGUN = "begun"
+"""What run.json says of a run that has not finished."""
 SHOWN = 3
 """Files that a refusal names."""
 
@@ -93,7 +97,7 @@ def read_results(folder: str | Path) -> Results:
     for file, read in _READERS.items():
         if (place / file).exists():
             run = _run(place)
-            if run.get("state") == "begun":
+            if run.get("state") == _BEGUN:
                 break
             found = read(place, run)
             _check_run(found)
@@ -104,7 +108,9 @@ def read_results(folder: str | Path) -> Results:
 def _nothing(place: Path) -> str:
     """Why a folder is none of ours."""
     names = sorted(path.name for path in place.iterdir())
-    if RUN_FILE in names:
+    if COMPARE_FILE in names:
+        return "a comparison; give the two folders it was made of to `probe compare` again"
+    if _run(place).get("state") == _BEGUN:
         return "its run has not finished; give the same command again, and it goes on"
     if not names:
         return "empty; wanted a folder that a probe command has written"
@@ -200,6 +206,7 @@ def _matrix(place: Path, run: Mapping[str, Any]) -> Results:
     overlaps = document.get("overlaps")
     if tasks is None or not _texts(tasks) or not isinstance(missing, dict) or not isinstance(overlaps, list):
         raise ResultsError(f"{place / MATRIX_FILE}: not of `probe matrix` (no tasks, not_done or overlaps)")
+    _check_folders(tasks, str(place / MATRIX_FILE))
     parts = tuple(read_results(place / task) for task in tasks)
     for task, part in zip(tasks, parts, strict=True):
         if part.kind != "circuit" or (part.circuits[0].task, part.circuits[0].model) != (task, document.get("model")):
@@ -215,6 +222,15 @@ def _matrix(place: Path, run: Mapping[str, Any]) -> Results:
         transfer=read_parquet(place / TRANSFER_FILE)[0], removed=read_parquet(place / REMOVED_FILE)[0],
         not_done={str(task): str(why) for task, why in missing.items()}, parts=parts,
     )  # fmt: skip
+
+
+def _check_folders(tasks: Sequence[str], where: str) -> None:
+    """Raises ResultsError for a task that is no name of a folder beside the file, or that is named twice."""
+    for at, task in enumerate(tasks):
+        if task in ("", ".", "..") or any(sign in task for sign in "/\\\0"):
+            raise ResultsError(f"{where}: task {shown(task)}; wanted the plain name of a folder beside the file")
+        if task in tasks[:at]:
+            raise ResultsError(f"{where}: task {shown(task)} is there twice; wanted each once")
 
 
 def _overlap(place: Path, run: Mapping[str, Any]) -> Results:

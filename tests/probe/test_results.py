@@ -115,6 +115,36 @@ def test_a_run_that_has_not_finished_is_refused(copied):
         read_results(study)
 
 
+def test_a_comparison_and_a_run_of_something_else_are_not_called_unfinished(tmp_path: Path):
+    (tmp_path / "run.json").write_text(json.dumps({"asked": {}}))
+    with pytest.raises(ResultsError, match=r"holds no results \(run\.json\)"):
+        read_results(tmp_path)
+    (tmp_path / "compare.json").write_text("{}")
+    with pytest.raises(ResultsError, match=r"a comparison; give the two folders .* to `probe compare` again"):
+        read_results(tmp_path)
+
+
+@pytest.mark.parametrize("task", [".", "..", "", "/tmp", "a/../b", "a\\b", "a\0b", "ioi"])
+def test_a_matrix_names_the_folders_beside_it_once_each(copied, task: str):
+    matrix = copied("matrix")
+    document = json.loads((matrix / "matrix.json").read_text())
+    document["tasks"] = ["ioi", task, "induction"]
+    (matrix / "matrix.json").write_text(json.dumps(document))
+    with pytest.raises(ResultsError, match=r"matrix\.json: task .*; wanted (the plain name|each once)") as refused:
+        read_results(matrix)
+    assert "\n" not in str(refused.value)
+
+
+def test_json_nested_too_deep_is_refused_in_every_file(copied):
+    for name, file in (("scan", "tokens.json"), ("report", "trials.jsonl"), ("study", "prompts.jsonl"),
+                       ("matrix", "matrix.json")):  # fmt: skip
+        place = copied(name) / file
+        place.write_text("[" * 200_000)
+        with pytest.raises(ResultsError, match=file) as refused:
+            read_results(place.parent)
+        assert "\n" not in str(refused.value)
+
+
 DAMAGES = {
     "heads.parquet": ("scan", "heads.parquet"),
     "tokens.json": ("scan", "tokens.json"),
