@@ -11,9 +11,11 @@ _VISIBLE = {"\n": "⏎", "\t": "⇥", "\r": "␍", " ": "␣"}
 
 
 def number(value: float) -> str:
-    """Three significant figures, plain notation where it is short; `n/a` for NaN."""
+    """Three significant figures, plain notation where it is short; `n/a` for NaN, `∞` and `−∞`."""
     if math.isnan(value):
         return "n/a"
+    if math.isinf(value):
+        return "∞" if value > 0 else "−∞"
     if value != 0 and not 1e-3 <= abs(value) < 1e5:
         mantissa, exponent = f"{value:.1e}".split("e")
         return f"{mantissa}e{int(exponent)}"

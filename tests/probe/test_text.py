@@ -12,6 +12,7 @@ from probe.text import number, show_text, show_token, with_interval
         (0.0, "0.000"), (0.00051, "5.1e-4"), (0.0123, "0.012"), (0.456, "0.46"), (-0.456, "-0.46"),
         (3.14159, "3.14"),
         (45.67, "45.7"), (4096.4, "4096"), (1.5e7, "1.5e7"), (float("nan"), "n/a"),
+        (float("inf"), "∞"), (float("-inf"), "−∞"),
     ],
 )  # fmt: skip
 def test_numbers_are_short(value: float, shown: str) -> None:
