@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from probe.columns import SCAN_COLUMNS
 from probe.comparisons.comparable import check_definitions, columns_compared, deciding, roles_compared, told_apart
 from probe.comparisons.comparison import Comparison
 from probe.comparisons.matching import Matching, match, tells_apart
-from probe.comparisons.mean_difference import Means, differences, paired
+from probe.comparisons.mean_difference import FEWEST, ROUNDING, Means, differences, paired
 from probe.errors import ResultsError
 from probe.page.telling import names
 from probe.rank_correlation import rank_correlation
@@ -29,29 +29,36 @@ def compare(
     a: HeadTable | str | Path,
     b: HeadTable | str | Path,
     *,
-    metrics: Sequence[str] | None = None,
+    metrics: Sequence[str] | str | None = None,
     match_by: str = "auto",
     labels: tuple[str, str] | None = None,
     seed: int = 0,
 ) -> Comparison:
     """Put two head tables, or the results folders that hold them, side by side.
 
-    metrics: those to compare; None: all that both have (`comparable.columns_compared`). match_by: `name`, `behaviour`
-    or `auto` (`matching.match`). labels: what to call the two; default: their models, or what tells them apart.
+    metrics: those to compare, or one by its name; None: all that both have (`comparable.columns_compared`).
+    match_by: `name`, `behaviour` or `auto` (`matching.match`).
+    labels: what to call the two; default: their models, or what tells them apart.
 
     Differences are b − a with the interval and p of `mean_difference.differences`: independent samples, so too wide
     where both read the same tokens; there values sequence by sequence are paired, where both tables keep them. An
     interval leaves out 0 in 5 % of the heads of which nothing changed: `by_chance` says how many. q is corrected for
     all heads (Benjamini and Hochberg 1995, valid for metrics and heads that go up and down together). Metrics in
-    `COARSE` are compared and not tested. Heads matched by behaviour were chosen to be alike, so the differences left
-    between them are smaller than between heads paired without looking.
-    Raises ResultsError for folders without a head table, other definitions, a metric that cannot be compared, and
-    heads that cannot be matched.
+    `COARSE` are compared and not tested. A difference of at most `ROUNDING` of the largest of |a|, |b| and the metric's
+    spread over the heads is what float32 rounding gives: it counts as equal, tested with p = 1.
+    Heads matched by behaviour were chosen to be alike, so the differences left between them are smaller than between
+    heads paired without looking.
+    Raises ResultsError for folders without a head table, other definitions, an empty list of metrics, a metric that
+    cannot be compared, infinite values, and heads that cannot be matched.
     """
     one, other = _table(a), _table(b)
     check_definitions(one, other)
     kept, left_out = columns_compared(one, other)
-    for name in metrics or ():
+    wanted = [metrics] if isinstance(metrics, str) else metrics
+    if wanted is not None and not len(wanted):
+        raise ResultsError(f"an empty list of metrics to compare; name one or more of {', '.join(kept) or 'none'}, "
+                           "or leave the list out for all")  # fmt: skip
+    for name in wanted or ():
         if name not in kept:
             why = left_out.get(name, "neither table has it")
             raise ResultsError(f"{name} cannot be compared ({why}); these can: {', '.join(kept) or 'none'}")
@@ -59,13 +66,13 @@ def compare(
         why = "; ".join(f"{name}: {reason}" for name, reason in left_out.items()) or "they hold none"
         raise ResultsError(f"no metric to compare in these two tables ({why})")
     matching = match(one, other, kept, match_by, seed=seed)
-    chosen = [name for name in kept if metrics is None or name in metrics]
+    chosen = [name for name in kept if wanted is None or name in wanted]
     heads = _heads(one, other, matching, chosen, seed)
     roles, roles_left_out = _roles(one, other, matching, heads)
     label_a, label_b = labels or _labels(one, other)
     return Comparison(
-        one, other, label_a, label_b, matching, heads, _summary(heads), roles, tuple(told_apart(one, other)), left_out,
-        roles_left_out,
+        one, other, label_a, label_b, matching, heads, _summary(one, other, heads), roles,
+        tuple(told_apart(one, other)), left_out, roles_left_out,
     )  # fmt: skip
 
 
@@ -102,15 +109,27 @@ def _heads(a: HeadTable, b: HeadTable, matching: Matching, metrics: Sequence[str
         first, second = _means(a, metric, mine), _means(b, metric, theirs)
         values = _paired_values(a, b, metric, matching)
         made = differences(first, second) if values is None else paired(*values, seed=seed)
+        equal = _equal(first.mean, second.mean, made.value)
+        p = np.where(equal & ~np.isnan(made.p), 1.0, made.p)
         parts.append(pd.DataFrame({
             "metric": metric, **keys,
             "a": first.mean, "a_low": first.low, "a_high": first.high,
             "b": second.mean, "b_low": second.low, "b_high": second.high,
             "difference": made.value, "difference_low": made.low, "difference_high": made.high,
-            "p": made.p, "q": benjamini_hochberg(made.p), "changed": made.p < 1 - LEVEL, "paired": values is not None,
+            "p": p, "q": benjamini_hochberg(p), "changed": p < 1 - LEVEL, "equal": equal, "paired": values is not None,
         }))  # fmt: skip
     heads = pd.concat(parts, ignore_index=True)
     return heads.assign(q_all=benjamini_hochberg(heads["p"].to_numpy()), size=_sizes(heads))
+
+
+def _equal(
+    a: Float[np.ndarray, "pairs"], b: Float[np.ndarray, "pairs"], difference: Float[np.ndarray, "pairs"]
+) -> Bool[np.ndarray, "pairs"]:
+    """Pairs whose values differ by no more than rounding does; one near 0 is held to the spread of the others."""
+    both = np.concatenate([a, b])
+    spread = np.nanstd(both) if np.isfinite(both).any() else 0.0
+    largest = np.maximum(np.maximum(np.abs(a), np.abs(b)), spread)
+    return np.asarray(np.abs(difference) <= ROUNDING * largest)
 
 
 def _sizes(heads: pd.DataFrame) -> pd.Series:
@@ -156,6 +175,8 @@ def _units(table: HeadTable, metric: str) -> Float[np.ndarray, "heads"]:
         return np.full(len(frame), np.nan)
     if metric in SCAN_COLUMNS:
         known = metadata.get("n_sequences")
+        if metric.endswith("_random") and isinstance(made := metadata.get("random_tokens"), Mapping):
+            known = made.get("sequences", known)
     elif metric.startswith("retrieval"):
         run = metadata.get("retrieval", metadata)
         known = run.get("n_needles", run.get("n_trials"))
@@ -171,13 +192,23 @@ def _units(table: HeadTable, metric: str) -> Float[np.ndarray, "heads"]:
 def _paired_values(
     a: HeadTable, b: HeadTable, metric: str, matching: Matching
 ) -> tuple[Float[np.ndarray, "n pairs"], Float[np.ndarray, "n pairs"]] | None:
-    """Both tables' values of every sequence, where they read the same ones and both kept them; else None."""
+    """Both tables' values of every sequence, where they read the same ones and both kept them; else None.
+
+    The same tokens, and for `_random` metrics the same draw of random ones too.
+    """
     hashes = [table.metadata.get("tokens_hash") for table in (a, b)]
     if hashes[0] is None or hashes[0] != hashes[1] or metric in COARSE:
+        return None
+    drawn = [table.metadata.get("random_tokens") for table in (a, b)]
+    if metric.endswith("_random") and (not isinstance(drawn[0], Mapping) or drawn[0] != drawn[1]):
         return None
     first, second = _sequences(a, metric), _sequences(b, metric)
     if first is None or second is None or len(first) != len(second):
         return None
+    for letter, values in (("A", first), ("B", second)):
+        if np.isinf(values).any():
+            raise ResultsError(f"{letter}: infinite values in sequences_{metric}; their mean says nothing: measure it "
+                               "again, or compare other metrics")  # fmt: skip
     return first[:, matching.rows[:, 0]], second[:, matching.rows[:, 1]]
 
 
@@ -195,28 +226,44 @@ def _sequences(table: HeadTable, metric: str) -> Float[np.ndarray, "n heads"] | 
     return np.stack(columns, axis=1).astype(np.float64)
 
 
-def _summary(heads: pd.DataFrame) -> pd.DataFrame:
+def _summary(a: HeadTable, b: HeadTable, heads: pd.DataFrame) -> pd.DataFrame:
     """`Comparison.metrics`."""
     rows = []
     for metric, part in heads.groupby("metric", sort=False):
         both = part[part["difference"].notna()]
+        apart = both[~both["equal"]]
         found = both[both["q"] < 1 - LEVEL]
-        sizes = (found if len(found) else both)["difference"].abs()
-        top = sizes.index[int(sizes.to_numpy().argmax())] if len(sizes) else 0
+        sizes = (found if len(found) else apart)["difference"].abs()
+        top = sizes.index[int(sizes.to_numpy().argmax())] if len(sizes) else None
         tested = int(both["p"].notna().sum())
         ranks = rank_correlation(both["a"].to_numpy(), both["b"].to_numpy())
         width = (both["difference_high"] - both["difference_low"]).dropna() / 2
         rows.append({
-            "metric": metric, "compared": len(both), "tested": tested, "paired": bool(part["paired"].all()),
+            "metric": metric, "compared": len(both), "tested": tested,
+            "untested": "" if tested else _untested(a, b, str(metric), both), "paired": bool(part["paired"].all()),
             "changed": int(both["changed"].sum()), "by_chance": (1 - LEVEL) * tested, "found": len(found),
             "sees": float(width.median()) if len(width) else np.nan,
             "moved": float(np.sqrt((found["size"] ** 2).sum() / len(both))) if len(both) else np.nan,
             "spearman": ranks.value, "spearman_low": ranks.low, "spearman_high": ranks.high,
-            "largest": str(both["name_a"][top]) if len(both) and both["difference"][top] else "",
-            "largest_difference": float(both["difference"][top]) if len(both) else np.nan,
+            "largest": "" if top is None else str(both["name_a"][top]),
+            "largest_difference": float(both["difference"][top]) if top is not None else 0.0 if len(both) else np.nan,
         })  # fmt: skip
     order = ["moved", "found", "changed"]
     return pd.DataFrame(rows).sort_values(order, ascending=False, kind="stable").reset_index(drop=True)
+
+
+def _untested(a: HeadTable, b: HeadTable, metric: str, both: pd.DataFrame) -> str:
+    """Why no head of a metric has a p."""
+    if metric in COARSE:
+        return "moves in steps of one sequence"
+    if not len(both):
+        return "no head has it in both"
+    few = [letter for letter, table in (("A", a), ("B", b)) if not (_units(table, metric) >= FEWEST).any()]
+    if few:
+        unit = "sequences" if metric in SCAN_COLUMNS else "needles" if metric.startswith("retrieval") else "prompts"
+        return f"fewer than {FEWEST} {unit} in {' and '.join(few)}"
+    bare = [letter for letter in ("A", "B") if both[f"{letter.lower()}_low"].isna().all()]
+    return f"no interval in {' and '.join(bare)}" if bare else "no head has an interval, or enough values, in both"
 
 
 def _roles(

@@ -35,13 +35,16 @@ class Comparison:
     a, b: the tables. label_a, label_b: what to call them. matching: which heads stand beside which.
     heads: one row a metric and pair of heads: `metric`, `name_a`, `name_b`, the keys of both (`layer_a`, …), `a`, `b`
         with their intervals, `difference` (b − a) with its 95 % interval, `p`, `q` (corrected over the heads of the
-        metric), `q_all` (over all heads and metrics), `changed` (the interval leaves out 0), `paired` (compared
-        sequence by sequence), `size` (the difference in standard deviations of the metric over the heads of both).
+        metric), `q_all` (over all heads and metrics), `changed` (p < 0.05: the interval leaves out 0, except for
+        `equal` ones and, with few units, values that do not vary: `mean_difference`), `equal` (apart by no more than
+        float32 rounds: p = 1 where tested), `paired` (compared sequence by sequence), `size` (the difference
+        in standard deviations of the metric over the heads of both).
     metrics: one row a metric, those that changed most first: pairs `compared` (both values defined) and `tested`,
-        `changed`, `by_chance` (5 % of those tested), `found` (q < 0.05), `moved` (root mean square `size`, changes
+        `untested` (why none was; "" where some were), `changed`, `by_chance` (5 % of those
+        tested), `found` (q < 0.05), `moved` (root mean square `size`, changes
         that are not found counting as 0), `sees` (half the width of the middle interval: smaller changes stay unseen
         in half of the heads), `spearman` (rank correlation of a and b over heads, with its interval), `largest` and
-        `largest_difference` (of those found, else of all; no name where none differs).
+        `largest_difference` (of those found, else of all; no name where none differs by more than rounding).
     roles: one row a role and pair that has it in either: `change` (kept, gained, lost), `clear` (a metric that the
         role's rule reads has changed with q < 0.05; else the head may only have crossed the threshold by noise).
     differs: what else differs between the two, as (what, in A, in B). left_out, roles_left_out: what is not compared,

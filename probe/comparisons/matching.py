@@ -9,12 +9,11 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from probe.columns import SCAN_COLUMNS
+from probe.comparisons.mean_difference import ROUNDING
 from probe.errors import ResultsError
 from probe.table import HeadTable
 
 SHUFFLES = 20
-ROUNDING = 1e-5
-"""Share of the largest value below which differences between heads are taken as rounding."""
 _KEYS = ["stack", "kind", "layer", "head"]
 FEWEST_METRICS = 3
 """Metrics below which heads are not matched by what they do: two or fewer tell too little apart."""

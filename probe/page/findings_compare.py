@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from probe.comparisons.compare import COARSE
+from probe.columns import SCAN_COLUMNS
 from probe.comparisons.comparison import Comparison
 from probe.page.findings import FEW_SEQUENCES, Finding
 from probe.plots.compare import pair_name
@@ -30,26 +30,29 @@ def compare_findings(comparison: Comparison) -> list[Finding]:
 
 
 def _changed(comparison: Comparison) -> Finding:
-    """How many heads changed at all, and the largest changes in units of what could be seen."""
+    """How many heads changed notably, how many beyond rounding at all, and the largest changes."""
     title, certain, pairs = "Heads that changed", comparison.found, len(comparison.matching.rows)
     tested = int(comparison.heads["p"].notna().sum())
     if not tested:
-        return Finding(title, "–", "Not tested: a difference has an interval only from 4 sequences on in both tables "
-                       "(or trials, or prompts), each with an interval of its own.")  # fmt: skip
+        text = ("Not tested: a difference has an interval only from 4 sequences on in both tables (or trials, or "
+                "prompts), each with an interval of its own.")  # fmt: skip
+        return Finding(title, "–", text)
     heads = certain["name_a"].nunique()
     large = certain["name_a"][certain["size"].abs() > NOTABLE].nunique()
     text = (
-        f"{heads} of {pairs} heads differ between the two in one metric or more (q < {LEVEL:g} over all "
-        f"{tested:,} differences tested: of the differences called, about 5 % or fewer are chance); {large} of them by "
-        f"more than {NOTABLE:g} standard deviations of the metric over the heads."
+        f"{large} of {pairs} heads differ between the two by more than {NOTABLE:g} standard deviations of a metric "
+        f"over the heads; {heads} differ by more than float32 rounding (q < {LEVEL:g} over all {tested:,} differences "
+        "tested: of the differences called, about 5 % or fewer are chance)."
     )
+    if len(untested := comparison.metrics[comparison.metrics["tested"] == 0]):
+        text += f" {len(comparison.metrics) - len(untested)} of {len(comparison.metrics)} metrics were tested."
     if _lengths(comparison)[0] != _lengths(comparison)[1]:
         text += " What depends on the length of the text by its definition changes with it: see Limits."
     lines = [
         f"{pair_name(row['name_a'], row['name_b'])}  {row['metric']} {told(row)}"
         for row in certain.drop_duplicates("name_a").head(SHOWN).to_dict("records")
     ]
-    return Finding(title, str(heads), text + (" Largest:" if lines else ""), tuple(lines))
+    return Finding(title, str(large), text + (" Largest:" if lines else ""), tuple(lines))
 
 
 def told(row: Mapping[Any, Any]) -> str:
@@ -65,10 +68,14 @@ def _lengths(comparison: Comparison) -> tuple[Any, Any]:
 def _metrics(comparison: Comparison) -> Finding:
     """Which behaviours changed, against the number that chance would give."""
     rows = comparison.metrics
-    moved = rows[rows["found"] > 0]
+    moved, tested = rows[rows["found"] > 0], rows[rows["tested"] > 0]
+    left = "".join(f" Not tested: {line}." for line in not_tested(comparison))
+    if not len(tested):
+        return Finding("What changed in them", "–", f"None of the {len(rows)} metrics could be tested.{left}")
     text = (
-        f"{len(moved)} of {len(rows)} metrics differ in some head (q < {LEVEL:g} over the heads of the metric). Beside "
-        "each: heads whose interval leaves out 0, and how many of those chance gives where nothing changed."
+        f"{len(moved)} of {len(tested)} metrics tested differ in some head (q < {LEVEL:g} over the heads of the "
+        f"metric).{left} Beside each: heads whose interval leaves out 0, and how many of those chance gives where "
+        "nothing changed."
     )
     lines = [
         f"{row['metric']}  {row['found']} heads; {row['changed']} intervals, {row['by_chance']:.0f} by chance; largest "
@@ -77,6 +84,12 @@ def _metrics(comparison: Comparison) -> Finding:
         if row["tested"] and row["largest"]
     ]
     return Finding("What changed in them", str(len(moved)), text, tuple(lines))
+
+
+def not_tested(comparison: Comparison) -> list[str]:
+    """The metrics in which no head was tested, those of one reason together: `entropy, distance (the reason)`."""
+    rows = comparison.metrics[comparison.metrics["tested"] == 0]
+    return [f"{', '.join(part['metric'])} ({why})" for why, part in rows.groupby("untested", sort=False)]
 
 
 def _roles(comparison: Comparison) -> list[Finding]:
@@ -160,23 +173,44 @@ def _differs(comparison: Comparison) -> Finding:
 
 def compare_uncertainty(comparison: Comparison) -> list[str]:
     """What the intervals of differences are, how far to trust them, and how many heads change by chance."""
-    frame = comparison.heads
     lines = [
         "Changes are B − A. Brackets are 95 % intervals of the difference (MOVER, Zou and Donner 2008, from both "
         "tables' bootstrap intervals, at the t that few sequences ask for): 5 % of the heads that did not change fall "
         "outside."
     ]
-    pairs = frame["paired"]
-    same = [table.metadata.get("tokens_hash") for table in (comparison.a, comparison.b)]
-    if pairs.any():
-        lines.append(f"Both read the same tokens: {comparison.metrics['paired'].sum()} metrics are compared sequence "
-                     "by sequence, so what all sequences share drops out.")  # fmt: skip
-    elif same[0] is not None and same[0] == same[1]:
-        lines.append("Both read the same tokens, but a table keeps no values by sequence: the intervals take the two "
-                     "as independent and are too wide: fewer than 5 % fall outside, and small changes stay unseen.")
+    lines += _pairing(comparison)
+    if comparison.heads["equal"].any():
+        lines.append("Differences that float32 rounding gives, up to 0.00001 of the values or of the metric's spread "
+                     "over the heads, count as equal: they are tested with p = 1.")  # fmt: skip
     few = min(table.metadata.get("n_sequences") or FEW_SEQUENCES for table in (comparison.a, comparison.b))
     if few < FEW_SEQUENCES:
         lines.append(f"{few} sequences are few: the intervals lean on means that are about normal.")
+    return lines
+
+
+def _pairing(comparison: Comparison) -> list[str]:
+    """Which metrics are compared sequence by sequence, and which as independent although they may not be."""
+    lines, rows = [], comparison.metrics
+    if rows["paired"].any():
+        lines.append(f"Both read the same tokens: {rows['paired'].sum()} metrics are compared sequence by sequence, so "
+                     "what all sequences share drops out.")  # fmt: skip
+    facts = (comparison.a.metadata, comparison.b.metadata)
+    same, drawn = ([made.get(name) for made in facts] for name in ("tokens_hash", "random_tokens"))
+    apart = [str(name) for name in rows["metric"][~rows["paired"] & (rows["tested"] > 0)]]
+    random = [name for name in apart if name in SCAN_COLUMNS and name.endswith("_random")]
+    text = [name for name in apart if name in SCAN_COLUMNS and name not in random]
+    other = [name for name in apart if name not in SCAN_COLUMNS]
+    wide = "as independent, with intervals that are too wide: fewer than 5 % fall outside, small changes stay unseen"
+    if text and same[0] is not None and same[0] == same[1]:
+        lines.append(f"Both read the same tokens, but one keeps no values by sequence of {', '.join(text)}: compared "
+                     f"{wide}.")  # fmt: skip
+    if random and drawn[0] is not None and drawn[0] == drawn[1]:
+        lines.append(f"The random tokens were drawn alike, but {', '.join(random)} could not be paired by sequence: "
+                     f"compared {wide}.")  # fmt: skip
+    elif random:
+        lines.append(f"Not known to have read the same random tokens: {', '.join(random)}, compared as independent.")
+    if other:
+        lines.append(f"Where both read the same prompts or needles, {', '.join(other)} are still compared {wide}.")
     return lines
 
 
@@ -190,8 +224,7 @@ def compare_limits(comparison: Comparison) -> list[str]:
         "Intervals assume means that are about normal. For values as skewed as an exponential distribution 7 % fall "
         "outside instead of 5 %, with 8 sequences.",
     ]
-    coarse = [name for name in COARSE if name in set(comparison.metrics["metric"])]
-    lines += [f"{name} moves in steps of one sequence, so its changes are given and not tested." for name in coarse]
+    lines += [f"Given and not tested: {line}." for line in not_tested(comparison)]
     if comparison.matching.how == "behaviour":
         lines.append(
             "Heads were paired for being alike, in the same metrics that are compared: the differences left are "

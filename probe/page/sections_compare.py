@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 
 from probe.columns import describe
 from probe.comparisons.comparison import Comparison
-from probe.page.findings_compare import told
+from probe.page.findings_compare import not_tested, told
 from probe.page.markup import Html, el, join
 from probe.page.sections import figure, scrolling, section
 from probe.page.telling import names
@@ -90,8 +90,7 @@ def _changed(comparison: Comparison) -> Html:
     """One row a head: its largest change."""
     found = comparison.found
     if not len(found):
-        what = el("p", "No head changed beyond what chance gives.", class_="quiet")
-        return section("changed", "Changed heads", what)
+        return section("changed", "Changed heads", el("p", _unchanged(comparison), class_="quiet"))
     times, first = found["name_a"].value_counts(), found.drop_duplicates("name_a")
     rows = [
         el("tr", el("th", pair_name(row["name_a"], row["name_b"]), scope="row"), el("td", str(times[row["name_a"]])),
@@ -107,6 +106,17 @@ def _changed(comparison: Comparison) -> Html:
         note += f" {LISTED} of {len(first):,} heads; all {len(found):,} changes are in compare.csv."
     head = ("head", "metrics", "largest in", "A → B, change and its interval", "size", "q")
     return section("changed", "Changed heads", el("p", note), scrolling("Changed heads", head, rows))
+
+
+def _unchanged(comparison: Comparison) -> str:
+    """That no head changed, as far as that was looked at."""
+    metrics, left = comparison.metrics, not_tested(comparison)
+    tested = int((metrics["tested"] > 0).sum())
+    reasons = f" Not tested: {'; '.join(left)}." if left else ""
+    if not tested:
+        return f"Nothing can be said: none of the {len(metrics)} metrics could be tested.{reasons}"
+    where = f" in the {tested} of {len(metrics)} metrics that were tested" if left else ""
+    return f"No head changed beyond what chance gives{where}.{reasons}"
 
 
 def _roles(comparison: Comparison) -> Html:

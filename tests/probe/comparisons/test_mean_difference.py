@@ -149,6 +149,21 @@ def test_values_that_do_not_vary_have_the_p_of_a_permutation() -> None:
     assert paired(np.ones((8, 1)), np.ones((8, 1))).p[0] == 1
 
 
+@pytest.mark.parametrize("n", [4, 8])
+def test_a_spread_of_rounding_is_no_spread(n: int) -> None:
+    jitter = 1e-9 * np.random.default_rng(0).normal(size=(n, 1))
+    a, b = np.full((n, 1), 0.2), np.full((n, 1), 0.3)
+    for found, same in (
+        (paired(a, b + jitter), paired(a, b)),
+        (differences(means(bootstrap(a)), means(bootstrap(b + jitter))),
+         differences(means(bootstrap(a)), means(bootstrap(b)))),
+    ):  # fmt: skip
+        assert found.p[0] == same.p[0]
+        assert found.low[0] == found.high[0] == pytest.approx(0.1)
+    assert paired(a, b + jitter).p[0] == 2 / 2**n
+    assert paired(a, b + 1e5 * jitter).p[0] < 1e-3
+
+
 def test_what_is_not_defined_stays_so() -> None:
     gone = Means(*(np.array([np.nan]) for _ in range(3)), np.array([8.0]))
     there = Means(np.array([1.0]), np.array([0.9]), np.array([1.1]), np.array([8.0]))

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
+
 from probe.comparisons.compare import compare
 from probe.comparisons.comparison import Comparison
 from probe.page.findings_compare import compare_findings, compare_limits, compare_uncertainty, told
@@ -12,7 +14,7 @@ def test_findings_say_what_changed(comparison: Comparison) -> None:
     changed, metrics, roles, ranks, match, differs = compare_findings(comparison)
     assert changed.figure == "2"
     assert "2 of 270 heads differ" in changed.text
-    assert "2 of them by more than 0.2 standard deviations" in changed.text
+    assert "by more than 0.2 standard deviations of a metric over the heads; 2 differ by more than" in changed.text
     assert len(changed.heads) == 2
     assert all("sink_first" in head for head in changed.heads)
     assert (metrics.figure, len(metrics.heads)) == ("1", 1)
@@ -23,6 +25,56 @@ def test_findings_say_what_changed(comparison: Comparison) -> None:
     assert match.figure == "270"
     assert "268 of 270 are nearer" in match.text
     assert "length: 4,096 → 8,192" in differs.heads
+
+
+def test_the_number_counts_notable_changes_and_the_text_both() -> None:
+    level = np.random.default_rng(0).uniform(0, 1, (8, 4, 4))
+    moved = level.copy()
+    moved[:, 1, 1] += np.linspace(0.39, 0.41, 8)
+    moved[:, 2, 2] += np.linspace(0.0009, 0.0011, 8)
+    facts = {"n_sequences": 8, "tokens_hash": "7" * 64}
+    first = compare_findings(compare(*(HeadTable.build({"entropy": values}, {}, facts, kv_heads=4)
+                                       for values in (level, moved))))[0]  # fmt: skip
+    assert first.figure == "1"
+    assert first.text.startswith("1 of 16 heads differ between the two by more than 0.2 standard deviations")
+    assert "2 differ by more than float32 rounding" in first.text
+
+
+def test_what_was_not_tested_is_counted_and_named() -> None:
+    draw = np.random.default_rng(0).uniform(0, 1, (8, 4, 4))
+    made = {"sequences": 8, "seed": 0}
+
+    def of(values: dict[str, np.ndarray]) -> list[str]:
+        table = HeadTable.build(values, {}, {"n_sequences": 2, "random_tokens": made, "tokens_hash": "7" * 64},
+                                kv_heads=4)  # fmt: skip
+        return [f"{one.figure} {one.text}" for one in compare_findings(compare(table, table))[:2]]
+
+    short = {"entropy": draw[:2], "distance": draw[:2], "sink_rate": draw[:2]}
+    some = of({**short, "induction_random": draw})
+    assert some[0].endswith(" 1 of 4 metrics were tested.")
+    assert some[1].startswith("0 0 of 1 metrics tested differ in some head")
+    assert "Not tested: entropy, distance (fewer than 4 sequences in A and B)." in some[1]
+    assert "Not tested: sink_rate (moves in steps of one sequence)." in some[1]
+    assert of(short)[1].startswith("– None of the 3 metrics could be tested. Not tested: ")
+
+
+def test_pairing_is_said_for_every_kind_of_metric() -> None:
+    values = {name: np.random.default_rng(0).uniform(0, 1, (8, 4, 4)) for name in ("entropy", "induction_random")}
+
+    def lines(seed: int, lost: str = "") -> str:
+        tables = [HeadTable.build(values, {}, {"n_sequences": 8, "tokens_hash": "7" * 64,
+                                               "random_tokens": {"sequences": 8, "seed": number}}, kv_heads=4)
+                  for number in (0, seed)]  # fmt: skip
+        tables[1].profiles.pop(f"sequences_{lost}", None)
+        return " ".join(compare_uncertainty(compare(*tables)))
+
+    assert "2 metrics are compared sequence by sequence" in lines(0)
+    assert "independent" not in lines(0)
+    assert "1 metrics are compared sequence by sequence" in lines(1)
+    assert "Not known to have read the same random tokens: induction_random, compared as independent." in lines(1)
+    assert "keeps no values by sequence of entropy: compared as independent, with intervals that are too wide" in lines(
+        0, "entropy")  # fmt: skip
+    assert "induction_random could not be paired by sequence: compared as independent" in lines(0, "induction_random")
 
 
 def test_nothing_changed_is_said_plainly(head_table: HeadTable) -> None:
