@@ -29,10 +29,10 @@ def made(**arguments: Any) -> HeadTable:
     return HeadTable.build({"sink_first": values, "entropy": values}, profiles, facts, kv_heads=2, **arguments)
 
 
-def saved(folder: Path, frame: Callable[[pd.DataFrame], pd.DataFrame] = lambda frame: frame, **facts: Any) -> Path:
+def saved(folder: Path, change: Callable[[pd.DataFrame], pd.DataFrame] = pd.DataFrame.copy, facts: Any = None) -> Path:
     """A folder with right checksums whose table is changed."""
     table = made()
-    HeadTable(frame(table.frame), table.profiles, {**table.metadata, **facts}).save(folder)
+    HeadTable(change(table.frame), table.profiles, {**table.metadata, **(facts or {})}).save(folder)
     return folder
 
 
@@ -65,7 +65,7 @@ def test_what_our_code_writes_is_taken(tmp_path: Path, stack: str) -> None:
     ],
 )  # fmt: skip
 def test_a_recorded_fact_of_another_type_is_refused_by_name(tmp_path: Path, name: str, value: object) -> None:
-    assert f"heads.parquet: metadata {name}" in refused(saved(tmp_path, **{name: value}))
+    assert f"heads.parquet: metadata {name}" in refused(saved(tmp_path, facts={name: value}))
 
 
 FRAMES: dict[str, tuple[Callable[[pd.DataFrame], pd.DataFrame], str]] = {
