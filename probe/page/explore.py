@@ -76,7 +76,8 @@ def explorer_data(
         "circuits": [_circuit(table, circuit) for circuit in circuits],
         "left_out": sorted(left_out),
         "rules": {role: explain(role, table.thresholds) for role in RULES},
-        "closeups": table.metadata.get("closeups"),
+        # In one order, also where a file gave its own.
+        "closeups": dict(sorted(table.metadata.get("closeups", {}).items())) or None,
         "sequences": table.metadata.get("n_sequences"),
         "length": table.metadata.get("length"),
         "shades": [palette()[code].tolist() for code in shade(SHADES)],
