@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 import subprocess
 import sys
 
@@ -12,25 +11,6 @@ import pytest
 
 from probe.circuits.circuit import PromptScores
 from probe.circuits.files import save
-
-
-@pytest.fixture
-def command(monkeypatch, capsys, tmp_path):
-    """The command in this process, in a folder with two circuits: exit code, output, errors."""
-    from probe.cli import main
-
-    before = signal.getsignal(signal.SIGTERM)
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["probe", *map(str, arguments)])
-        with pytest.raises(SystemExit) as left:
-            main()
-        out, err = capsys.readouterr()
-        return left.value.code, out, err
-
-    yield run
-    signal.signal(signal.SIGTERM, before)
 
 
 @pytest.fixture

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import signal
-import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,23 +13,10 @@ from probe.table import HeadTable
 
 
 @pytest.fixture
-def command(monkeypatch, capsys, tmp_path, head_table):
-    """The command in this process, in a folder that has `results`: exit code, output, errors."""
-    from probe.cli import main
-
-    before = signal.getsignal(signal.SIGTERM)
-    monkeypatch.chdir(tmp_path)
+def command(command, head_table):
+    """`probe export`, in a folder that has `results`: exit code, output, errors."""
     HeadTable(head_table.frame, {}, head_table.metadata).save("results")
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["probe", "export", *map(str, arguments)])
-        with pytest.raises(SystemExit) as left:
-            main()
-        out, err = capsys.readouterr()
-        return left.value.code, out, err
-
-    yield run
-    signal.signal(signal.SIGTERM, before)
+    return partial(command, "export")
 
 
 def test_it_says_what_it_wrote(command):

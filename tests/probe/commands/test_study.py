@@ -13,27 +13,6 @@ from probe.studies.file import read_study
 SMALL = ["--task", "induction", "--prompts", "4", "--length", "25", "--no-curve"]
 
 
-@pytest.fixture
-def command(monkeypatch, capsys, tmp_path):
-    """The command in this process, in a folder of its own: exit code, output, errors."""
-    import signal
-
-    from probe.cli import main
-
-    before = signal.getsignal(signal.SIGTERM)
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["probe", *map(str, arguments)])
-        with pytest.raises(SystemExit) as left:
-            main()
-        out, err = capsys.readouterr()
-        return left.value.code, out, err
-
-    yield run
-    signal.signal(signal.SIGTERM, before)
-
-
 def test_ablate_writes_a_study_that_run_goes_on_with(command, tmp_path):
     code, out, err = command("ablate", "planted", *SMALL, "--out", "study")
     assert code == 0, err
