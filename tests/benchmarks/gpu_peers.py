@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from typing import Any
 
@@ -9,8 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
+from triton.errors import TritonError
 
 from probe.kernels.inputs import Attention
+from probe.kernels.validate import KernelError
 
 ROWS = 512
 """Rows that a statistic in torch is computed for at once: their weights, float32, must fit."""
@@ -28,15 +31,19 @@ def sdpa(call: Attention, backend: SDPBackend) -> Callable[[], Tensor]:
     return run
 
 
-def flex(call: Attention) -> Callable[[], tuple[Tensor, list[Tensor]]]:
+def sdpa_one(call: Attention) -> Callable[[], Any]:
+    """The output of one query over all its keys, by whichever kernel torch takes."""
+    return lambda: scaled_dot_product_attention(call.q, call.k, call.v, scale=call.score.scale, enable_gqa=True)
+
+
+def flex(call: Attention, *, statistics: bool = True) -> Callable[[], Any]:
     """FlexAttention, compiled, returning its log-sum-exp; then the row statistics from it in torch, rows at a time."""
-    from torch.nn.attention.flex_attention import AuxRequest, create_block_mask, flex_attention
+    from torch.nn.attention.flex_attention import AuxRequest, flex_attention
 
     compiled = torch.compile(flex_attention, dynamic=False)
-    T, S = call.q.shape[2], call.k.shape[2]
-    mask = create_block_mask(lambda b, h, i, j: i >= j, None, None, T, S, device=str(call.q.device))
+    mask = causal_blocks(call.q.shape[2], call.q.device)
 
-    def run() -> tuple[Tensor, list[Tensor]]:
+    def run() -> Any:
         with torch.no_grad():
             z, extra = compiled(
                 call.q,
@@ -47,9 +54,26 @@ def flex(call: Attention) -> Callable[[], tuple[Tensor, list[Tensor]]]:
                 enable_gqa=True,
                 return_aux=AuxRequest(lse=True),
             )
-            return z, statistics_from_lse(call, extra.lse)
+            return (z, statistics_from_lse(call, extra.lse)) if statistics else z
 
     return run
+
+
+def causal_blocks(T: int, device: torch.device, *, size: int = 128) -> Any:
+    """FlexAttention's causal block mask, written down: `create_block_mask` would first make all T · T booleans, 16 GiB
+    at 131,072 tokens."""
+    from torch.nn.attention.flex_attention import BlockMask
+
+    n = -(-T // size)
+    row = torch.arange(n, device=device, dtype=torch.int32)
+    every = row.expand(1, 1, n, n).contiguous()
+    whole = row[None, None].contiguous()  # blocks left of the diagonal are seen whole, the diagonal's own in part
+    diagonal = torch.zeros_like(every)
+    diagonal[..., 0] = row
+    return BlockMask.from_kv_blocks(
+        torch.ones_like(whole), diagonal, whole, every,
+        BLOCK_SIZE=size, mask_mod=lambda b, h, i, j: i >= j, seq_lengths=(T, T),
+    )  # fmt: skip
 
 
 def statistics_from_lse(call: Attention, lse: Tensor, *, sinks: int = 4, window: int = 64) -> list[Tensor]:
@@ -115,13 +139,19 @@ def reason(error: Exception) -> str:
     return f"does not run: {str(error).strip().splitlines()[0][:90] if str(error).strip() else type(error).__name__}"
 
 
-PEER_ERRORS: tuple[type[Exception], ...] = (RuntimeError, NotImplementedError, ImportError, TypeError)
+PEER_ERRORS: tuple[type[Exception], ...] = (
+    RuntimeError, NotImplementedError, ImportError, TypeError, KernelError, TritonError,
+)  # fmt: skip
 """What a kernel that does not exist here, or does not fit, raises."""
 
 
 def tried(make: Callable[[], Any]) -> tuple[Any, str | None]:
-    """The result of `make`, or why there is none."""
+    """The result of `make`, or why there is none; what it held on a GPU is given back."""
     try:
         return make(), None
     except PEER_ERRORS as error:
-        return None, reason(error)
+        why_not = reason(error)
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return None, why_not

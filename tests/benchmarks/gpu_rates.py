@@ -19,6 +19,14 @@ def exponentials_kernel(out: tl.tensor, STEPS: tl.constexpr, BLOCK: tl.constexpr
     tl.store(out + at, x)
 
 
+BLOCK, STEPS = 1024, 256
+
+
+def exponentials(out: torch.Tensor) -> None:
+    """`STEPS` exponentials for each number of `out`, float32, a multiple of `BLOCK` of them."""
+    exponentials_kernel[(out.numel() // BLOCK,)](out, STEPS=STEPS, BLOCK=BLOCK, num_warps=4)
+
+
 def rates(
     device: torch.device,
     clock: Clock,
@@ -31,10 +39,9 @@ def rates(
     """A product of two [size, size] matrices, `programs` x 1,024 x 256 exponentials, a copy of `copied` bytes."""
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     product = clock.time(lambda: a @ b)
-    block, steps = 1024, 256
-    out = torch.empty(block * programs, dtype=torch.float32, device=device)
-    exponentials = clock.time(lambda: exponentials_kernel[(programs,)](out, STEPS=steps, BLOCK=block, num_warps=4))
+    out = torch.empty(BLOCK * programs, dtype=torch.float32, device=device)
+    powers = clock.time(lambda: exponentials(out))
     source = torch.empty(copied, dtype=torch.int8, device=device)
     target = torch.empty_like(source)
     copy = clock.time(lambda: target.copy_(source))
-    return Rates(2 * size**3 / product.median, out.numel() * steps / exponentials.median, 2 * copied / copy.median)
+    return Rates(2 * size**3 / product.median, out.numel() * STEPS / powers.median, 2 * copied / copy.median)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.nn.attention import SDPBackend
@@ -9,7 +11,7 @@ from torch.nn.attention import SDPBackend
 from probe.kernels import reference
 from probe.kernels.inputs import Attention, Mask, Request, Score
 from tests.benchmarks import gpu_peers
-from tests.benchmarks.gpu_peers import eager, sdpa, statistics_from_lse, tried
+from tests.benchmarks.gpu_peers import causal_blocks, eager, sdpa, sdpa_one, statistics_from_lse, tried
 
 NAMES = ("entropy", "max_weight", "distance", "first", "local", "sink_mass", "local_mass")
 
@@ -39,6 +41,24 @@ def test_eager_is_the_definition(call: Attention) -> None:
 
 def test_sdpa_is_the_output(call: Attention) -> None:
     assert torch.allclose(sdpa(call, SDPBackend.MATH)(), reference.output(call))
+
+
+def test_the_block_mask_is_the_causal_one() -> None:
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    for T in (64, 200):
+        mine = causal_blocks(T, torch.device("cpu"), size=32)
+        theirs = create_block_mask(lambda b, h, i, j: i >= j, None, None, T, T, device="cpu", BLOCK_SIZE=32)
+        assert torch.equal(mine.to_dense(), theirs.to_dense())
+        rows = torch.arange(-(-T // 32))
+        assert torch.equal(mine.full_kv_num_blocks[0, 0], rows)
+        assert torch.equal(theirs.full_kv_num_blocks[0, 0, : T // 32], rows[: T // 32])
+        assert torch.equal(mine.kv_indices[0, 0, :, 0], rows)
+
+
+def test_one_query_by_sdpa_is_the_output(call: Attention) -> None:
+    late = replace(call, q=call.q[:, :, -1:], mask=Mask(query_offset=89))
+    assert torch.allclose(sdpa_one(late)(), reference.output(late))
 
 
 def test_a_peer_that_cannot_run_is_told_in_one_line(call: Attention) -> None:

@@ -1,11 +1,11 @@
-"""Timings, lines, floors and the table: arithmetic that can be done by hand."""
+"""Timings, lines and floors: arithmetic that can be done by hand."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from tests.benchmarks.measuring import Clock, Rates, Timing, floors, line, summary, table
+from tests.benchmarks.measuring import Clock, Rates, Timing, floors, line, summary
 
 
 def test_a_summary_is_median_and_quartiles() -> None:
@@ -35,38 +35,9 @@ def test_the_clock_warms_up_and_runs_until_it_has_enough() -> None:
     clock = Clock(torch.device("cpu"), least=0.0)
     assert clock.time(lambda: calls.append(1)).runs == 5
     assert len(calls) == 7
+    long = Clock(torch.device("cpu"), longest=0.0)  # everything takes longer: the second run is the only one
+    calls.clear()
+    assert long.time(lambda: calls.append(1)).runs == 1
+    assert len(calls) == 2
     limited = Clock(torch.device("cpu"), least=1e9, most_runs=9)
     assert limited.time(lambda: None).runs == 9
-
-
-def test_the_table_says_what_ran_and_what_did_not() -> None:
-    floor = {"products": 0.001, "exponentials": 0.002, "bytes": 0.0001}
-    document = {
-        "device": {"name": "A Card", "memory_gib": 80.0, "capability": "90", "versions": {"torch": "2.13"}},
-        "rates": {"products": 7e14, "exponentials": 4e12, "bytes": 3e12},
-        "checks": [{"what": "entropy", "worst": 0.25, "where": "8,192 tokens, head 31"}],
-        "times": [
-            {
-                "tokens": 8192,
-                "what": "pass 1",
-                "seconds": 0.004,
-                "low": 0.003,
-                "high": 0.005,
-                "ratio": 1.2,
-                "floors": floor,
-            },
-            {"tokens": 32768, "what": "eager", "why_not": "out of memory"},
-        ],
-        "memory": {
-            "points": [{"what": "both", "tokens": 16384, "mib": 20.0, "allowed_mib": 36.0}],
-            "lines": {"both": {"slope": 0.001, "intercept": 2.0, "worst": 0.01}},
-        },
-    }
-    text = table(document)
-    assert "A Card, 80 GiB, sm_90; torch 2.13." in text
-    assert "700 TFLOP/s in bf16 products, 4.00 T exponentials/s, 3,000 GB/s copied." in text
-    assert "| entropy | 0.25 | 8,192 tokens, head 31 |" in text
-    assert "| 8,192 | pass 1 | 4 (3–5) | 1.20 | 1, 2, 0.1 | 2.00 |" in text
-    assert "| 32,768 | eager | out of memory | | | |" in text
-    assert "| both | 16,384 | 20.0 | 36 |" in text
-    assert "both: 1.02 MiB a thousand tokens + 2.0 MiB; the points lie within 1.0 % of that line." in text
