@@ -9,30 +9,40 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from probe.kernels.inputs import Attention, Request
-from probe.kernels.lookup import pairs_of
+from probe.kernels.lookup import Found, pairs_of
 from probe.kernels.raw import Raw
+from probe.kernels.scores import prepared
+from probe.kernels.sequences import sequences
+from probe.kernels.stages import Stage
 from probe.kernels.statistics import Statistics
-from probe.kernels.strips import Workspace, prepared, sequences, workspace
-from probe.kernels.sweep import Item, Sweep, band_of_key
+from probe.kernels.sums import Item, Sums
+from probe.kernels.sweep import band_of_key, sweep
+from probe.kernels.torch_stage import TorchStage
 
 WAYS = 4
 """Each key/value head's strips are dealt to this many items, so that few heads still keep several cores busy."""
 
+TORCH: Stage = TorchStage()
 
-def blockwise(call: Attention, request: Request) -> tuple[Float[Tensor, "B H T Dv"], Statistics]:
+
+def blockwise(
+    call: Attention, request: Request, stage: Stage = TORCH
+) -> tuple[Float[Tensor, "B H T Dv"], Statistics]:
     """Output and statistics of a validated call. Returns (z in the dtype of q, statistics).
 
+    stage: what computes a strip; plain torch, or one that can serve this call (see `stages`).
     Accumulates in float32 (float64 for float64 inputs); sums over rows are float64. Gradients are not recorded.
     """
     raw = Raw(call, request, torch.float64 if call.q.dtype == torch.float64 else torch.float32)
     with torch.no_grad():
-        for swept in _run(_items(call, request, raw), raw):
+        for swept in _run(_items(call, request, raw), raw, stage):
             swept.join()
         return raw.z.to(call.q.dtype), raw.finish()
 
@@ -40,27 +50,27 @@ def blockwise(call: Attention, request: Request) -> tuple[Float[Tensor, "B H T D
 def _items(call: Attention, request: Request, raw: Raw) -> list[Item]:
     items: list[Item] = []
     for sequence in sequences(call):
-        pairs = {name: pairs_of(lookup, sequence) for name, lookup in request.lookups.items()}
+        found = Found({name: pairs_of(lookup, sequence) for name, lookup in request.lookups.items()})
         raw.count(sequence)
         bands = band_of_key(sequence, request.bands if raw.thumbnail is not None else 0, raw.dtype)
         for group in range(call.k.shape[1]):
             tensors = prepared(sequence, group, raw.dtype)
-            items += [Item(sequence, group, way, WAYS, pairs, request, tensors, bands) for way in range(WAYS)]
+            items += [Item(sequence, group, way, WAYS, found, request, tensors, bands) for way in range(WAYS)]
     return items
 
 
-def _run(items: list[Item], raw: Raw) -> list[Sweep]:
+def _run(items: list[Item], raw: Raw, stage: Stage) -> list[Sums]:
     threads = max(1, min(torch.get_num_threads(), len(items))) if raw.z.device.type == "cpu" else 1
     # Buffers are made once a thread, not once an item: fresh memory costs more than what is computed in it.
-    free: SimpleQueue[Workspace] = SimpleQueue()
+    free: SimpleQueue[Any] = SimpleQueue()
     for _ in range(threads if items else 0):
-        free.put(workspace([item.sequence for item in items], raw.z))
+        free.put(stage.workspace([item.sequence for item in items], raw.z))
 
-    def work(item: Item) -> Sweep:
+    def work(item: Item) -> Sums:
         mine = free.get()
         try:
             with torch.no_grad():
-                return Sweep(item, raw, mine).run()
+                return sweep(item, raw, stage, mine)
         finally:
             free.put(mine)
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import torch
+import os
+
 from jaxtyping import Float
 from torch import Tensor
 
 from probe.kernels.blockwise import blockwise
 from probe.kernels.inputs import Attention, Request
+from probe.kernels.numba_backend import compiled, numba_version, refusal
 from probe.kernels.reference import statistics as reference
 from probe.kernels.statistics import Statistics
 from probe.kernels.validate import KernelError, validate
@@ -22,12 +24,31 @@ def _fused(call: Attention, request: Request) -> tuple[Float[Tensor, "B H T Dv"]
     return fused(call, request)
 
 
-BACKENDS = {"blockwise": blockwise, "triton": _fused, "reference": reference}
+BACKENDS = {"blockwise": blockwise, "numba": compiled, "triton": _fused, "reference": reference}
+
+NAMED = "HEADPROBE_BACKEND"
+"""Environment variable: the backend that "auto" means, whatever the call."""
 
 
-def chosen(device: torch.device, backend: str = "auto") -> str:
-    """The name of the backend that serves tensors of a device: what "auto" means there, or the one that was named."""
-    return ("triton" if device.type == "cuda" else "blockwise") if backend == "auto" else backend
+def chosen(call: Attention, backend: str = "auto") -> str:
+    """The name of the backend that computes a call: what "auto" means for it, or the one that was named.
+
+    "auto" is what HEADPROBE_BACKEND names; else triton on CUDA, numba on a CPU where `headprobe[fast]` is installed
+    and serves the call (see `numba_backend.refusal`), blockwise otherwise. Whoever keeps results records it.
+    """
+    if backend != "auto":
+        return backend
+    if os.environ.get(NAMED):
+        return os.environ[NAMED]
+    if call.q.device.type == "cuda":
+        return "triton"
+    return "numba" if numba_version() is not None and refusal(call) is None else "blockwise"
+
+
+def automatic() -> str:
+    """What "auto" means on a CPU for most calls, with numba's version: for records of how numbers were made."""
+    number = numba_version()
+    return os.environ.get(NAMED) or ("blockwise" if number is None else f"numba {number}")
 
 
 def attention_statistics(
@@ -35,16 +56,18 @@ def attention_statistics(
 ) -> tuple[Float[Tensor, "B H T Dv"], Statistics]:
     """Output z and all statistics of one attention call.
 
-    backend: "auto" (triton on CUDA, blockwise on every other device), "blockwise" (any device), "triton" (CUDA, or its
-    interpreter on a CPU: see `triton_jit.interpreted`), or "reference" (dense float64: short inputs only).
+    backend: "auto" (see `chosen`), "blockwise" (plain torch, any device), "numba" (the same sweep with a compiled
+    stage, CPU), "triton" (CUDA, or its interpreter on a CPU: see `triton_jit.interpreted`), or "reference" (dense
+    float64: short inputs only).
     Neither z nor the statistics carry gradients.
     Raises KernelError for a call that does not fit together, a backend that does not exist or cannot run here, and a
-    rule that the GPU kernels cannot be told (a mask or bias that is a Python function, float64): such a call is never
-    handed to another backend unasked; the error says to name "blockwise".
+    rule that the GPU kernels (a mask or bias that is a Python function, float64) or the compiled stage (float64,
+    sigmoid gates) cannot be told: such a call is never handed to another backend unasked; the error says to name
+    "blockwise".
     """
-    name = chosen(call.q.device, backend)
+    name = chosen(call, backend)
     if name not in BACKENDS:
-        raise KernelError(f"backend {backend!r} does not exist; wanted one of auto, {', '.join(BACKENDS)}")
+        raise KernelError(f"backend {name!r} does not exist; wanted one of auto, {', '.join(BACKENDS)}")
     request = Request() if request is None else request
     validate(call, request)
     return BACKENDS[name](call, request)

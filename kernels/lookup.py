@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import cached_property
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from probe.kernels.inputs import Lookup
-from probe.kernels.strips import Sequence, Strip
+from probe.kernels.sequences import Sequence
+from probe.kernels.strips import Strip
 
 PAIRS_A_TOKEN = 64
 """Places of pairs are kept up to this many a token, else made anew for each strip: memory stays linear in length."""
@@ -84,6 +88,23 @@ class Pairs:
         if self.keep:
             self.places[key] = found
         return found
+
+
+@dataclass(frozen=True)
+class Found:
+    """The pairs of all lookups of a request on one sequence, by name."""
+
+    pairs: dict[str, Pairs]
+
+    @cached_property
+    def runs(self) -> tuple[Int[Tensor, "n S"], Int[Tensor, "n T"], Int[Tensor, "n T"]]:
+        """Of every lookup the keys' order, and the first and last-plus-one place in it of each query's keys."""
+        every = list(self.pairs.values())
+        if not every:
+            none = torch.zeros(0, 0, dtype=torch.long)
+            return none, none, none
+        order, low, high = zip(*((pairs.order, pairs.low, pairs.high) for pairs in every), strict=True)
+        return torch.stack(order), torch.stack(low), torch.stack(high)
 
 
 def pairs_of(lookup: Lookup, sequence: Sequence) -> Pairs:

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from probe.kernels.inputs import Attention, Request
 from probe.kernels.metrics import streaming_sums
+from probe.kernels.sequences import Sequence, rows_per_strip, sequences
 from probe.kernels.statistics import EFFECTS, Statistics
-from probe.kernels.strips import Sequence, rows_per_strip, sequences
 
 LN2 = math.log(2)
 
@@ -48,7 +48,8 @@ class Raw:
         self.z, self.local_part = zeros(B, H, T, Dv), zeros(B, H, T, Dv)
         self.rows = zeros(len(FIELDS), B, H, T)
         self.sink_weights = zeros(B, H, T, min(request.sinks, S))
-        self.lookup = {name: zeros(B, H, T) for name in request.lookups}
+        self.lookups = zeros(len(request.lookups), B, H, T)
+        self.lookup = dict(zip(request.lookups, self.lookups, strict=True))
         self.visible = zeros(B, H, T, dtype=torch.long)
         self.received = zeros(B, H, S, dtype=torch.float64)
         self.by_distance = zeros(B, H, S, dtype=torch.float64)

@@ -9,7 +9,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from probe.kernels.inputs import Attention, Request
-from probe.kernels.strips import Sequence, Workspace, prepared, rows_per_strip, sequences, strip
+from probe.kernels.scores import prepared
+from probe.kernels.sequences import Sequence, rows_per_strip, sequences
+from probe.kernels.strips import Workspace, strip
 from probe.kernels.validate import KernelError, validate
 
 

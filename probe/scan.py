@@ -16,8 +16,9 @@ from probe.hooks.call import AttentionCall, Site
 from probe.kernels import metrics as reduce
 from probe.kernels.dispatch import chosen
 from probe.kernels.inputs import Request
+from probe.kernels.numba_backend import numba_version
 from probe.models import Loaded, load
-from probe.observe import observed, repeats, token_lookups, uniform_mass
+from probe.observe import described, observed, repeats, token_lookups, uniform_mass
 from probe.profiles import Profiles
 from probe.progress import Progress, silent
 from probe.provenance import provenance
@@ -93,6 +94,7 @@ class _Scan:
         self.layer_of = {site: number for number, site in enumerate(running.sites)}
         self.profiles = Profiles(len(running.sites), running.n_heads)
         self.values: dict[str, list[np.ndarray]] = defaultdict(list)
+        self.backends: set[str] = set()
         self.rows_without_key = 0
         self.random_tokens: str | dict[str, Any] = ""
         self.done, self.total = 0, steps * len(running.sites)
@@ -137,7 +139,9 @@ class _Scan:
         ordered = [True] * len(layers)
 
         def handler(call: AttentionCall) -> Tensor:
-            z, statistics = observed(call, request, backend=self.backend)
+            backend = chosen(described(call), self.backend)
+            self.backends.add(backend)
+            z, statistics = observed(call, request, backend=backend)
             number, causal, sink = self.layer_of[call.site], call.rule().causal, call.sinks is not None
             layer, ordered[number] = layers[number], causal
             if rows is None:
@@ -145,7 +149,7 @@ class _Scan:
                 # A lookup asks for earlier keys: without an order no query counts, and the mean is NaN.
                 matching = matched[:, None] & (statistics.visible > 0) & causal
                 for name, mass in statistics.lookup.items():
-                    chance = uniform_mass(call, request, chances, backend=self.backend)[name]
+                    chance = uniform_mass(call, request, chances, backend=backend)[name]
                     layer[name] = reduce.mean_rows(mass, matching)
                     layer[f"{name}_chance"] = reduce.mean_rows(chance, matching[:, :1]).expand_as(layer[name])
                 self.profiles.add(number, statistics, position)
@@ -216,13 +220,16 @@ def _write_norms(heads: Float[Tensor, "B T HDv"], gram: Float[Tensor, "H Dv Dv"]
 def _metadata(loaded: Loaded, running: Running, ids: list[list[int]], scanner: _Scan, seed: int) -> dict[str, Any]:
     lengths = sorted({len(sequence) for sequence in ids})
     request = scanner.request
+    made = provenance(loaded, seed)
+    if "numba" in scanner.backends:
+        made["versions"]["numba"] = numba_version()
     return {
-        **provenance(loaded, seed),
+        **made,
         "tokens_hash": tokens_hash(ids),
         "n_sequences": len(ids),
         "length": lengths[0] if len(lengths) == 1 else lengths,
         "bos": "none added",
-        "backend": chosen(running.device, scanner.backend),
+        "backend": ", ".join(sorted(scanner.backends)),
         "rows_without_key": scanner.rows_without_key,
         "random_tokens": scanner.random_tokens,
         "parameters": {

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import probe
+from probe.kernels.dispatch import automatic
 from probe.models import Loaded
 from probe.provenance import DEFINITIONS
 from probe.studies.file import Study
@@ -42,9 +43,10 @@ def asked_of(study: Study, loaded: Loaded, tasks: Sequence[Task]) -> dict[str, A
 
 @cache
 def versions() -> dict[str, str]:
-    """Python, the libraries, and our own deciding code (the start of the SHA-256 over its files)."""
+    """Python, the libraries, what computes attention's statistics on a CPU, and our own deciding code (the start of
+    the SHA-256 over its files)."""
     found = {name: version(name) for name in LIBRARIES}
-    return {"python": platform.python_version(), **found, "code": _code()[:16]}
+    return {"python": platform.python_version(), **found, "attention": automatic(), "code": _code()[:16]}
 
 
 def _code() -> str:

@@ -1,4 +1,4 @@
-"""The sweep against the float64 definitions over awkward shapes, and laws that need no reference."""
+"""Both stages of the sweep against the float64 definitions over awkward shapes, and laws that need no reference."""
 
 from __future__ import annotations
 
@@ -18,12 +18,14 @@ from torch import Tensor
 from probe.kernels import strips
 from probe.kernels.blockwise import blockwise
 from probe.kernels.inputs import Attention, Mask, Request, Score
+from probe.kernels.numba_backend import compiled, refusal
 from probe.kernels.statistics import Statistics
 from probe.kernels.testing import bound_of
 
 Call = Callable[..., Attention]
 Ask = Callable[..., Request]
 Check = Callable[..., dict[str, float]]
+Sweep = Callable[[Attention, Request], tuple[Tensor, Statistics]]
 
 RULES = (
     "causal", "bidirectional", "window 1", "window 17", "window beyond", "bidirectional window", "soft cap",
@@ -60,6 +62,24 @@ def pairwise(factors: tuple[tuple[Any, ...], ...]) -> Iterator[tuple[Any, ...]]:
                 )
         left -= {(i, case[i], j, case[j]) for i, j in combinations(range(len(factors)), 2)}
         yield tuple(factors[c][case[c]] for c in range(len(factors)))
+
+
+def fast(call: Attention, request: Request) -> tuple[Tensor, Statistics]:
+    """What "auto" is with `headprobe[fast]`: the compiled stage for every call that it serves."""
+    return (compiled if refusal(call) is None else blockwise)(call, request)
+
+
+@pytest.fixture(scope="session", params=["torch", "numba"])
+def sweep(request: pytest.FixtureRequest) -> Sweep:
+    if request.param == "torch":
+        return blockwise
+    pytest.importorskip("numba")
+    return fast
+
+
+@pytest.fixture(scope="session")
+def check(check: Check, sweep: Sweep) -> Check:
+    return lambda call, request=None: check(call, request, sweep)
 
 
 CASES = list(pairwise(FACTORS))
@@ -144,6 +164,7 @@ def test_tensors_in_any_layout(call: Call, check: Check) -> None:
     check(replace(made, q=made.q.transpose(1, 2).contiguous().transpose(1, 2), v=made.v.mT.contiguous().mT))
 
 
+@pytest.mark.parametrize("sweep", ["torch"], indirect=True)
 @pytest.mark.parametrize("width", [1, 7, 64])
 @pytest.mark.parametrize("rule", RULES)
 def test_tiles_of_any_width(rule: str, width: int, call: Call, check: Check, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,30 +187,32 @@ def test_huge_scores(gain: float, rule: str, call: Call, check: Check) -> None:
 
 
 @pytest.mark.parametrize("rule", ["causal", "bidirectional", "window 17"])
-def test_constant_scores_are_uniform_attention(rule: str, call: Call, check: Check, request_for: Ask) -> None:
+def test_constant_scores_are_uniform_attention(
+    rule: str, call: Call, check: Check, request_for: Ask, sweep: Sweep
+) -> None:
     made = call(130, rule=rule)
     made = replace(made, q=made.q * 0)
     check(made)
-    found = blockwise(made, request_for(made))[1]
+    found = sweep(made, request_for(made))[1]
     assert (found.entropy - found.visible.log()).abs().max() < 1e-6
 
 
-def test_one_key_with_all_the_weight_has_no_entropy(call: Call, request_for: Ask) -> None:
+def test_one_key_with_all_the_weight_has_no_entropy(call: Call, request_for: Ask, sweep: Sweep) -> None:
     made = call(130, gain=0.0)
     q, k = torch.ones_like(made.q), torch.zeros_like(made.k)
     k[:, :, 0] = 1e4
-    found = blockwise(replace(made, q=q, k=k), request_for(made))[1]
+    found = sweep(replace(made, q=q, k=k), request_for(made))[1]
     assert found.entropy.abs().max() <= 1e-6
     assert (found.max_weight == 1).all()
     assert (found.first == 1).all()
     assert torch.equal(found.distance, torch.arange(130.0).expand_as(found.distance))
 
 
-def test_nan_stays_where_it_is(call: Call, request_for: Ask) -> None:
+def test_nan_stays_where_it_is(call: Call, request_for: Ask, sweep: Sweep) -> None:
     made = call(40)
     q = made.q.clone()
     q[0, 1, 20, 3] = torch.nan
-    clean, found = blockwise(made, request_for(made))[1], blockwise(replace(made, q=q), request_for(made))[1]
+    clean, found = sweep(made, request_for(made))[1], sweep(replace(made, q=q), request_for(made))[1]
     assert found.lse[0, 1, 20].isnan()
     rest = torch.ones_like(found.lse, dtype=torch.bool)
     rest[0, 1, 20] = False
@@ -216,14 +239,14 @@ def equal(first: Statistics, second: Statistics) -> None:
 
 
 @pytest.mark.parametrize("rule", ["left padding", "right padding"])
-def test_what_stands_in_the_padding_changes_no_bit(rule: str, call: Call, request_for: Ask) -> None:
+def test_what_stands_in_the_padding_changes_no_bit(rule: str, call: Call, request_for: Ask, sweep: Sweep) -> None:
     made = call(70, rule=rule)
     assert made.mask.lengths is not None
     place = torch.arange(70)
     outside = (place < made.mask.lengths[:, :1]) | (place >= made.mask.lengths[:, 1:])
     other = {side: torch.where(outside[:, None, :, None], torch.full((), 1e3), getattr(made, side)) for side in "qkv"}
-    z, found = blockwise(made, request_for(made))
-    z_other, found_other = blockwise(replace(made, **other), request_for(made))
+    z, found = sweep(made, request_for(made))
+    z_other, found_other = sweep(replace(made, **other), request_for(made))
     assert torch.equal(z, z_other)
     equal(found, found_other)
 
@@ -231,14 +254,14 @@ def test_what_stands_in_the_padding_changes_no_bit(rule: str, call: Call, reques
 ALONE = ("lse", "entropy", "max_weight", "distance", "first", "previous", "current", "local", "sink_mass")
 
 
-def test_left_padding_right_padding_and_alone_are_the_same(call: Call, request_for: Ask) -> None:
+def test_left_padding_right_padding_and_alone_are_the_same(call: Call, request_for: Ask, sweep: Sweep) -> None:
     alone, pad = call(50, B=1), 21
     bound = bound_of(alone)
-    truth = blockwise(alone, request_for(alone, lookups={}))
+    truth = sweep(alone, request_for(alone, lookups={}))
     for first in (0, pad):
         wide = {side: torch.nn.functional.pad(getattr(alone, side), (0, 0, first, pad - first)) for side in "qkv"}
         made = replace(alone, **wide, mask=Mask(lengths=torch.tensor([[first, first + 50]])))
-        z, found = blockwise(made, request_for(alone, lookups={}))
+        z, found = sweep(made, request_for(alone, lookups={}))
         own = slice(first, first + 50)
         # Both are within the bound of the truth, so within twice the bound of each other.
         assert (z[:, :, own] - truth[0]).abs().max() <= 2 * bound.unit * bound.values
@@ -274,9 +297,9 @@ SHAPES = {
 
 @LAWS
 @given(shape=st.fixed_dictionaries(SHAPES))
-def test_what_is_received_is_what_is_given(shape: dict[str, Any], call: Call, request_for: Ask) -> None:
+def test_what_is_received_is_what_is_given(shape: dict[str, Any], call: Call, request_for: Ask, sweep: Sweep) -> None:
     made = call(**shape)
-    found = blockwise(made, request_for(made))[1]
+    found = sweep(made, request_for(made))[1]
     given_, rows = found.row_mass.double().nansum(-1), (found.visible > 0).sum(-1)
     slack = bound_of(made).unit * rows.clamp(min=1)
     assert (found.received >= 0).all()
@@ -293,9 +316,11 @@ def test_what_is_received_is_what_is_given(shape: dict[str, Any], call: Call, re
 
 @LAWS
 @given(shape=st.fixed_dictionaries(SHAPES))
-def test_entropy_and_masses_have_their_ranges(shape: dict[str, Any], call: Call, request_for: Ask) -> None:
+def test_entropy_and_masses_have_their_ranges(
+    shape: dict[str, Any], call: Call, request_for: Ask, sweep: Sweep
+) -> None:
     made = call(**shape)
-    found = blockwise(made, request_for(made))[1]
+    found = sweep(made, request_for(made))[1]
     unit, seen = bound_of(made).unit, found.visible > 0
     ceiling = found.visible.clamp(min=1).log()
     assert (found.entropy[seen] >= -unit).all()
@@ -315,13 +340,13 @@ def test_entropy_and_masses_have_their_ranges(shape: dict[str, Any], call: Call,
 
 @LAWS
 @given(shape=st.fixed_dictionaries({**SHAPES, "rule": st.sampled_from(["causal", "window 17", "left padding"])}))
-def test_key_heads_are_the_repeated_keys(shape: dict[str, Any], call: Call, request_for: Ask) -> None:
+def test_key_heads_are_the_repeated_keys(shape: dict[str, Any], call: Call, request_for: Ask, sweep: Sweep) -> None:
     made = call(**shape)
     repeated = replace(
         made, k=made.k.repeat_interleave(shape["ratio"], 1), v=made.v.repeat_interleave(shape["ratio"], 1)
     )
     bound = bound_of(made)
-    (z, one), (z_two, two) = (blockwise(each, request_for(made)) for each in (made, repeated))
+    (z, one), (z_two, two) = (sweep(each, request_for(made)) for each in (made, repeated))
     assert (z - z_two).abs().max() <= 2 * bound.unit * bound.values
     assert ((one.lse - two.lse).abs().nan_to_num(0) <= 2 * bound.unit).all()
     assert ((one.received - two.received).abs() <= 2 * bound.unit * one.received + 1e-30).all()
@@ -329,12 +354,14 @@ def test_key_heads_are_the_repeated_keys(shape: dict[str, Any], call: Call, requ
 
 @LAWS
 @given(shape=st.fixed_dictionaries(SHAPES), turn=st.integers(0, 5))
-def test_heads_do_not_know_their_neighbours(shape: dict[str, Any], turn: int, call: Call, request_for: Ask) -> None:
+def test_heads_do_not_know_their_neighbours(
+    shape: dict[str, Any], turn: int, call: Call, request_for: Ask, sweep: Sweep
+) -> None:
     made = call(**{**shape, "rule": "causal", "groups": 3})
     order = torch.arange(3).roll(turn)
     heads = (order[:, None] * shape["ratio"] + torch.arange(shape["ratio"])).flatten()
     moved = replace(made, q=made.q[:, heads], k=made.k[:, order], v=made.v[:, order])
-    (z, one), (z_moved, two) = (blockwise(each, request_for(made)) for each in (made, moved))
+    (z, one), (z_moved, two) = (sweep(each, request_for(made)) for each in (made, moved))
     assert torch.equal(z[:, heads], z_moved)
     for entry in ("entropy", "distance", "received", "by_distance", "visible"):
         assert torch.equal(getattr(one, entry)[:, heads], getattr(two, entry)), entry
@@ -343,7 +370,7 @@ def test_heads_do_not_know_their_neighbours(shape: dict[str, Any], turn: int, ca
 @LAWS
 @given(shape=st.fixed_dictionaries(SHAPES), constant=st.floats(-50, 50))
 def test_a_constant_on_all_scores_moves_only_the_lse(
-    shape: dict[str, Any], constant: float, call: Call, request_for: Ask
+    shape: dict[str, Any], constant: float, call: Call, request_for: Ask, sweep: Sweep
 ) -> None:
     made = call(**{**shape, "rule": "causal"})
 
@@ -352,19 +379,19 @@ def test_a_constant_on_all_scores_moves_only_the_lse(
 
     lifted = replace(made, score=Score(made.score.scale, bias=bias))
     bound = bound_of(lifted)
-    (z, one), (z_lifted, two) = (blockwise(each, request_for(made)) for each in (made, lifted))
+    (z, one), (z_lifted, two) = (sweep(each, request_for(made)) for each in (made, lifted))
     assert (z - z_lifted).abs().max() <= 2 * bound.unit * bound.values
     assert (two.lse - one.lse - constant).abs().max() <= 2 * bound.unit
     assert (one.entropy - two.entropy).abs().max() <= 2 * bound.unit
     assert (one.received - two.received).abs().max() <= 2 * bound.unit * made.q.shape[2]
 
 
-def test_keys_of_no_order_may_be_shuffled(call: Call, request_for: Ask) -> None:
+def test_keys_of_no_order_may_be_shuffled(call: Call, request_for: Ask, sweep: Sweep) -> None:
     made = call(100, rule="bidirectional")
     order = torch.randperm(100, generator=torch.Generator().manual_seed(0))
     bound = bound_of(made)
     (z, one), (z_moved, two) = (
-        blockwise(each, request_for(made, lookups={}))
+        sweep(each, request_for(made, lookups={}))
         for each in (made, replace(made, k=made.k[:, :, order], v=made.v[:, :, order]))
     )
     assert (z - z_moved).abs().max() <= 2 * bound.unit * bound.values
@@ -384,12 +411,12 @@ def threads() -> Iterator[Callable[[int], None]]:
 
 @pytest.mark.parametrize("rule", ["causal", "everything", "left padding", "bidirectional"])
 def test_equal_bits_for_any_number_of_threads(
-    rule: str, call: Call, request_for: Ask, threads: Callable[[int], None]
+    rule: str, call: Call, request_for: Ask, threads: Callable[[int], None], sweep: Sweep
 ) -> None:
     made, results = call(300, rule=rule, ratio=3), []
     for count in (1, 2, 3):
         threads(count)
-        results.append(blockwise(made, request_for(made)))
+        results.append(sweep(made, request_for(made)))
         assert torch.get_num_threads() == count
     for z, found in results[1:]:
         assert torch.equal(z, results[0][0])
@@ -397,7 +424,7 @@ def test_equal_bits_for_any_number_of_threads(
 
 
 def test_an_error_leaves_the_number_of_threads_alone(
-    call: Call, request_for: Ask, threads: Callable[[int], None]
+    call: Call, request_for: Ask, threads: Callable[[int], None], sweep: Sweep
 ) -> None:
     def broken(rows: Tensor, columns: Tensor) -> Tensor:
         raise ArithmeticError("no such mask")
@@ -406,23 +433,23 @@ def test_an_error_leaves_the_number_of_threads_alone(
     made = replace(call(300), mask=Mask(allowed=broken))
     running = threading.active_count()
     with pytest.raises(ArithmeticError, match="no such mask"):
-        blockwise(made, request_for(made))
+        sweep(made, request_for(made))
     assert torch.get_num_threads() == 2
     assert threading.active_count() == running
 
 
-def test_calls_from_several_threads_do_not_meet(call: Call, request_for: Ask) -> None:
+def test_calls_from_several_threads_do_not_meet(call: Call, request_for: Ask, sweep: Sweep) -> None:
     calls = [call(80, seed=seed) for seed in range(4)]
-    alone = [blockwise(made, request_for(made))[0] for made in calls]
+    alone = [sweep(made, request_for(made))[0] for made in calls]
     with ThreadPoolExecutor(4) as pool:
-        together = list(pool.map(lambda made: blockwise(made, request_for(made))[0], calls))
+        together = list(pool.map(lambda made: sweep(made, request_for(made))[0], calls))
     assert all(torch.equal(one, two) for one, two in zip(alone, together, strict=True))
 
 
-def test_the_same_call_twice_gives_the_same_bits(call: Call, request_for: Ask) -> None:
+def test_the_same_call_twice_gives_the_same_bits(call: Call, request_for: Ask, sweep: Sweep) -> None:
     made = call(200, rule="window 17")
-    first = blockwise(made, request_for(made))
+    first = sweep(made, request_for(made))
     for _ in range(5):
-        z, found = blockwise(made, request_for(made))
+        z, found = sweep(made, request_for(made))
         assert torch.equal(z, first[0])
         equal(found, first[1])

@@ -11,7 +11,7 @@ from probe.kernels import lookup, reference
 from probe.kernels.blockwise import blockwise
 from probe.kernels.inputs import Attention, Lookup, Request
 from probe.kernels.lookup import Pairs, pairs_of
-from probe.kernels.strips import sequences
+from probe.kernels.sequences import sequences
 
 Call = Callable[..., Attention]
 Check = Callable[..., dict[str, float]]

@@ -16,7 +16,7 @@ from probe.kernels import reference
 from probe.kernels.inputs import Attention, Lookup, Mask, Request
 from probe.kernels.testing import MismatchError
 
-CHAIN = ("strips", "lookup", "raw", "sweep", "blockwise")
+CHAIN = ("sequences", "scores", "strips", "lookup", "raw", "sums", "stages", "torch_stage", "sweep", "blockwise")
 """The modules of the sweep, each importing only those before it."""
 
 
@@ -32,7 +32,7 @@ MUTANTS = {
     "a query sees the next key": Mutant("strips", "square.triu(1)", "square.triu(2)"),
     "the window's edge is one short": Mutant("strips", "square.tril(-1)", "square.tril(0)"),
     "the window is one too wide": Mutant(
-        "strips", "max(low, position - self.window + 1)", "max(low, position - self.window)"
+        "sequences", "max(low, position - self.window + 1)", "max(low, position - self.window)"
     ),
     "a bidirectional window is one too wide": Mutant(
         "strips", "columns >= positions + sequence.window", "columns > positions + sequence.window"
@@ -40,23 +40,23 @@ MUTANTS = {
     "only the last tile is summed": Mutant("strips", "mass += p_tile", "mass = p_tile"),
     "the values of the first tile serve all": Mutant("strips", "v[low + tile : low + tile +", "v[low : low +"),
     "no learned sink": Mutant("strips", "total = mass + torch.exp2(learned - m)[:, 0]", "total = mass"),
-    "natural logarithms for base 2": Mutant("strips", "or sequence.score.sigmoid else LOG2E", "or True else LOG2E"),
-    "the same after a soft cap": Mutant("strips", "s *= LOG2E", "s *= 1.0"),
+    "natural logarithms for base 2": Mutant("scores", "or sequence.score.sigmoid else LOG2E", "or True else LOG2E"),
+    "the same after a soft cap": Mutant("scores", "out *= LOG2E", "out *= 1.0"),
     "the maximum is not subtracted": Mutant("strips", "s_tile -= m", "s_tile -= 0 * m"),
     "a blind query weighs every key": Mutant("strips", "if empty is not None:", "if False:"),
-    "the first key head serves all": Mutant("strips", "sequence.k[group]", "sequence.k[0]"),
-    "the first value head serves all": Mutant("strips", "sequence.v[group]", "sequence.v[0]"),
+    "the first key head serves all": Mutant("scores", "sequence.k[group]", "sequence.k[0]"),
+    "the first value head serves all": Mutant("scores", "sequence.v[group]", "sequence.v[0]"),
     "queries of the wrong group": Mutant(
-        "strips", "sequence.q[group * r : (group + 1) * r].to", "sequence.q[:r].to"
+        "scores", "sequence.q[group * r : (group + 1) * r].to", "sequence.q[:r].to"
     ),
     "the bias does not know of padding": Mutant(
-        "strips",
-        "torch.arange(start, stop, device=s.device) + sequence.first_row\n",
-        "torch.arange(start, stop, device=s.device)\n",
+        "scores",
+        "torch.arange(rows.start, rows.stop, device=s.device) + sequence.first_row\n",
+        "torch.arange(rows.start, rows.stop, device=s.device)\n",
     ),
     "the mask does not know the offset": Mutant("strips", " + sequence.padded_offset", ""),
     "masks and biases of the first heads": Mutant(
-        "strips", "block[group * r : (group + 1) * r] if", "block[:r] if"
+        "scores", "block[group * r : (group + 1) * r] if", "block[:r] if"
     ),
     "distances are off by one": Mutant("strips", "- (distances - 1)", "- distances"),
     "the gap of a lookup is off by one": Mutant("lookup", "offset - lookup.gap", "offset - lookup.gap - 1"),
@@ -66,19 +66,19 @@ MUTANTS = {
     "many pairs are turned round": Mutant("lookup", "weights * self._match", "weights * ~self._match"),
     "the last partial strip is forgotten": Mutant(
         "sweep",
-        "sequence.n_rows, item.ways * step",
-        "sequence.n_rows - sequence.n_rows % step, item.ways * step",
+        "way * step, item.sequence.n_rows, ",
+        "way * step, item.sequence.n_rows - item.sequence.n_rows % step, ",
     ),
-    "query 0 is in the distances": Mutant("sweep", "inverse[:, 0] = 0", "inverse[:, 0] *= 1"),
+    "query 0 is in the distances": Mutant("torch_stage", "inverse[:, 0] = 0", "inverse[:, 0] *= 1"),
     "the kept window is one short": Mutant(
-        "sweep", "- self.item.request.window + 1", "- self.item.request.window + 2"
+        "torch_stage", "- sums.item.request.window + 1", "- sums.item.request.window + 2"
     ),
     "the local mass is one too wide": Mutant(
-        "sweep", "n - self.item.request.window)", "n - 1 - self.item.request.window)"
+        "torch_stage", "n - sums.item.request.window)", "n - 1 - sums.item.request.window)"
     ),
-    "the previous token is the token itself": Mutant("sweep", "diagonals[..., n - 2]", "diagonals[..., n - 1]"),
-    "distances are joined one off": Mutant("sweep", "by_distance.flip(-1)", "by_distance.flip(-1).roll(1, -1)"),
-    "only the last item is joined": Mutant("sweep", "keys] += self.received", "keys] = self.received"),
+    "the previous token is the token itself": Mutant("torch_stage", "diagonals[..., n - 2]", "diagonals[..., n - 1]"),
+    "distances are joined one off": Mutant("sums", "by_distance.flip(-1)", "by_distance.flip(-1).roll(1, -1)"),
+    "only the last item is joined": Mutant("sums", "keys] += self.received", "keys] = self.received"),
     "the shift stays in base 2": Mutant("raw", 'raw["shift"] * LN2', 'raw["shift"]'),
     "the entropy stays in base 2": Mutant("raw", 'raw["surprise"] * LN2', 'raw["surprise"]'),
     "sinks in the window count twice": Mutant("raw", " - self._sinks_in_window(", " - 0 * self._sinks_in_window("),

@@ -10,7 +10,7 @@ import torch
 from probe.kernels import reference
 from probe.kernels.inputs import Attention, Request
 from probe.kernels.raw import FIELDS, Raw
-from probe.kernels.strips import sequences
+from probe.kernels.sequences import sequences
 
 Call = Callable[..., Attention]
 

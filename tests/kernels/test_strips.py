@@ -10,7 +10,9 @@ import torch
 
 from probe.kernels import reference
 from probe.kernels.inputs import Attention, Mask
-from probe.kernels.strips import HIDDEN, Sequence, Strip, Workspace, prepared, sequences, strip
+from probe.kernels.scores import prepared
+from probe.kernels.sequences import Sequence, sequences
+from probe.kernels.strips import HIDDEN, Strip, Workspace, strip
 from probe.kernels.testing import bound_of
 
 Call = Callable[..., Attention]

@@ -7,12 +7,14 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from probe.kernels.blockwise import blockwise
+from probe.kernels.blockwise import TORCH, blockwise
 from probe.kernels.inputs import Attention, Request
-from probe.kernels.lookup import pairs_of
+from probe.kernels.lookup import Found, pairs_of
 from probe.kernels.raw import Raw
-from probe.kernels.strips import prepared, rows_per_strip, sequences, workspace
-from probe.kernels.sweep import Item, Sweep, band_of_key
+from probe.kernels.scores import prepared
+from probe.kernels.sequences import rows_per_strip, sequences
+from probe.kernels.sums import Item
+from probe.kernels.sweep import band_of_key, sweep
 
 Call = Callable[..., Attention]
 
@@ -21,13 +23,13 @@ def swept(call: Attention, request: Request, ways: int) -> Raw:
     raw = Raw(call, request, torch.float32)
     for sequence in sequences(call):
         raw.count(sequence)
-        pairs = {name: pairs_of(lookup, sequence) for name, lookup in request.lookups.items()}
+        found = Found({name: pairs_of(lookup, sequence) for name, lookup in request.lookups.items()})
         bands = band_of_key(sequence, request.bands, raw.dtype)
         for group in range(call.k.shape[1]):
             tensors = prepared(sequence, group, raw.dtype)
             for way in range(ways):
-                item = Item(sequence, group, way, ways, pairs, request, tensors, bands)
-                Sweep(item, raw, workspace([sequence], raw.z)).run().join()
+                item = Item(sequence, group, way, ways, found, request, tensors, bands)
+                sweep(item, raw, TORCH, TORCH.workspace([sequence], raw.z)).join()
     return raw
 
 
@@ -48,8 +50,8 @@ def test_any_number_of_items_is_the_whole(ways: int, call: Call, request_for: Ca
 def test_an_item_writes_only_its_own_rows_and_heads(call: Call) -> None:
     made = call(300, B=1)
     raw, sequence = Raw(made, Request(), torch.float32), sequences(made)[0]
-    item = Item(sequence, 1, 1, 2, {}, Request(), prepared(sequence, 1, raw.dtype), None)
-    Sweep(item, raw, workspace([sequence], raw.z)).run()
+    item = Item(sequence, 1, 1, 2, Found({}), Request(), prepared(sequence, 1, raw.dtype), None)
+    sweep(item, raw, TORCH, TORCH.workspace([sequence], raw.z))
     step = rows_per_strip(sequence)
     mine = (torch.arange(300) // step) % 2 == 1
     assert item.heads == slice(2, 4)

@@ -9,6 +9,7 @@ import warnings
 import weakref
 from collections.abc import Callable, Iterator
 from functools import cache
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from probe.hooks import attention
 from probe.hooks.call import AttentionCall
 from probe.hooks.spec import output_projection
 from probe.kernels import reference_metrics as dense
-from probe.kernels.blockwise import blockwise
+from probe.kernels.dispatch import BACKENDS
 from probe.kernels.inputs import Attention, Mask, Request, Score
 from probe.kernels.reference import statistics as dense_statistics
 from probe.kernels.reference_metrics import Head
@@ -512,15 +513,38 @@ def peak_of(backend: Callable[[Attention, Request], object], T: int) -> int:
     return live.peak
 
 
-def test_memory_of_a_call_grows_along_a_line() -> None:
+@pytest.mark.parametrize("backend", ["blockwise", "numba"])
+def test_memory_of_a_call_grows_along_a_line(backend: str) -> None:
+    if backend == "numba":
+        pytest.importorskip("numba")
     lengths = np.array([1024, 2048, 4096, 8192, 16384])
-    peaks = np.array([peak_of(blockwise, int(T)) for T in lengths], dtype=float)
+    peaks = np.array([peak_of(BACKENDS[backend], int(T)) for T in lengths], dtype=float)
     slope, start = np.polyfit(lengths, peaks, 1)
     # A line up to rounding of strips and pairs; a square would miss the short end by more than its size.
     assert (np.abs(slope * lengths + start - peaks) <= 0.05 * peaks).all(), peaks
     assert peaks[-1] < 16384**2 * 4 / 4
     dense_peaks = [peak_of(dense_statistics, T) for T in (512, 1024)]
     assert dense_peaks[1] > 3.5 * dense_peaks[0]  # the measure does see a square
+
+
+# Which backend
+
+
+def test_the_table_says_what_computed_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, tokens = planted.planted_llama(), [repeated_tokens(40)]
+    with_numba = find_spec("numba") is not None
+    own = scan(model, tokens, random_sequences=0).metadata
+    assert own["backend"] == ("numba" if with_numba else "blockwise")
+    assert ("numba" in own["versions"]) == with_numba
+    named = scan(model, tokens, random_sequences=0, backend="blockwise")
+    assert named.metadata["backend"] == "blockwise"
+    assert "numba" not in named.metadata["versions"]
+    monkeypatch.setenv("HEADPROBE_BACKEND", "blockwise")
+    again = scan(model, tokens, random_sequences=0)
+    assert again.metadata["backend"] == "blockwise"
+    assert again.frame.equals(named.frame)
+    monkeypatch.delenv("HEADPROBE_BACKEND")
+    assert scan(planted.planted_llama().double(), tokens, random_sequences=0).metadata["backend"] == "blockwise"
 
 
 # The real model

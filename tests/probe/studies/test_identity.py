@@ -65,7 +65,7 @@ def test_prompts_means_and_weights_decide(loaded):
 def test_versions_name_the_libraries_and_our_own_code(monkeypatch, tmp_path):
     found = versions()
     assert found["torch"] == torch.__version__
-    assert set(found) == {"python", "headprobe", "numpy", "torch", "transformers", "code"}
+    assert set(found) == {"python", "headprobe", "numpy", "torch", "transformers", "attention", "code"}
     (tmp_path / "analyses").mkdir()
     (tmp_path / "__init__.py").touch()
     monkeypatch.setattr(study_identity.probe, "__file__", str(tmp_path / "__init__.py"))

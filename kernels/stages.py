@@ -1,0 +1,32 @@
+"""What happens to a strip of scores between the product with k and the end of its sums: one interface, two makers.
+
+A stage hides what is out of sight, turns scores into weights, multiplies them with v and adds up everything that is
+counted. `torch_stage` does it in some forty tensor operations, on any device and by every rule; `numba_stage` in a few
+passes over each row, on a CPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from jaxtyping import Float
+from torch import Tensor
+
+from probe.kernels.sequences import Sequence
+from probe.kernels.strips import Strip
+from probe.kernels.sums import Sums
+
+StripOf = Callable[[int, int], tuple[Strip, Float[Tensor, "r rows"]]]
+"""Rows [start, stop) in: outputs and row sums are written, sums by key, band and distance added. Out: the strip, whose
+weights last until the next one, and 1 / total of each row, 0 where the row sees no key."""
+
+
+class Stage(Protocol):
+    """One way to do it; without state of its own, as several threads share it."""
+
+    def workspace(self, served: list[Sequence], like: Tensor) -> Any:
+        """Buffers for the strips of any of these sequences, for one thread."""
+
+    def strips(self, sums: Sums, work: Any) -> StripOf:
+        """What computes the strips of an item, in these buffers."""
