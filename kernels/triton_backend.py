@@ -14,16 +14,8 @@ from probe.kernels.inputs import Attention, Request
 from probe.kernels.spans import seeing_queries, visible_keys
 from probe.kernels.statistics import EFFECTS, Statistics
 from probe.kernels.triton_config import ROW_FIELDS
-from probe.kernels.triton_launch import (
-    PARTIALS,
-    ColumnsMade,
-    ColumnsWanted,
-    RowsMade,
-    RowsWanted,
-    launch_columns,
-    launch_distances,
-    launch_rows,
-)
+from probe.kernels.triton_launch import launch_columns, launch_distances, launch_rows
+from probe.kernels.triton_passes import PARTIALS, ColumnsMade, ColumnsWanted, RowsMade, RowsWanted
 
 ORDERED = ("previous", "current", "local", "sink_mass", "local_mass")
 NORMAL = ("lse", "entropy", "max_weight")
@@ -34,7 +26,7 @@ def fused(call: Attention, request: Request) -> tuple[Float[Tensor, "B H T Dv"],
 
     Returns (z in the dtype of q, statistics). Gradients are not recorded: where z must have them, take it from the
     model's own attention. A NaN in q makes its row's statistics NaN, and what its keys receive; not an error.
-    Raises KernelError for a call that cannot be said to the kernels (`triton_launch.check_sayable`).
+    Raises KernelError for a call that cannot be said to the kernels (`triton_arguments.check_sayable`).
     """
     with torch.no_grad():
         rows = launch_rows(call, rows_wanted(call, request))

@@ -1,12 +1,12 @@
 """Every kernel that a GPU call can choose: which function, with which constants, how many warps and stages.
 
-The launcher asks `configure` what to run; `configurations` lists the choices that matter, so that each can be compiled
-without a GPU. Tile sizes follow what was compiled for sm_80 and sm_90 (128 x 64, 8 warps); none was timed on a GPU.
+The launcher asks `configure` what to run. Tile sizes follow what was compiled for sm_80 and sm_90 (registers, spills,
+instructions a score: `tests/benchmarks/compiled.py`); none was timed on a GPU.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -56,10 +56,11 @@ class Tiles:
 class Facts:
     """What of a call decides the code that runs; everything else is an argument.
 
-    fields: row statistics to write. classes: sink and local keys are summed apart. lookups: number of label lookups.
+    fields: row statistics to write. classes: sink and local keys are summed apart; wide: the previous key is local, so
+    that the rest need not look for it. lookups: number of label lookups.
     gaps: a lookup's gap reaches beyond the local keys, so that tiles without a mask must look at it too.
     partials: head-level sums by block. effects, mean: along a direction, against a mean.
-    peak, value, counts, bands, steps: columns' maximum, value-weighted mass, thresholds, thumbnail (see the kernel).
+    peak, value, counts, bands: columns' maximum, value-weighted mass, thresholds, side of the thumbnail.
     capability: of the device, 80 for sm_80.
     """
 
@@ -79,6 +80,7 @@ class Facts:
     fields: tuple[str, ...] = CHEAP
     classes: bool = True
     sinks: int = 4
+    wide: bool = True
     argmax: bool = False
     parts: bool = False
     partials: bool = True
@@ -91,7 +93,6 @@ class Facts:
     value: bool = False
     counts: int = 0
     bands: int = 0
-    steps: int = 2
     capability: int = 90
     interpreted: bool = False
 
@@ -166,11 +167,11 @@ def _rows(facts: Facts, tiles: Tiles) -> tuple[dict[str, Any], dict[str, bool]]:
         "STAGES": tiles.stages,
         "LOCAL_STAGES": 2,
         "SINK_BLOCK": _power(facts.sinks),
+        "WIDE": facts.classes and facts.wide,
         "CAUSAL": facts.causal,
         "SIGMOID": facts.sigmoid,
         "CLASSES": facts.classes,
         "LOOKUPS": facts.lookups,
-        "LANES": _power(facts.lookups, 1),
         "GAPS": facts.gaps,
         **slots,
     }
@@ -199,12 +200,10 @@ def _columns(facts: Facts, tiles: Tiles) -> tuple[dict[str, Any], dict[str, bool
         "CAUSAL": facts.causal,
         "SIGMOID": facts.sigmoid,
         "COUNTS": facts.counts,
-        "COUNT_LANES": _power(facts.counts, 1),
         "BANDS": facts.bands,
-        "STEPS": facts.steps,
     }
     pointers = {
-        "lse": not facts.sigmoid,
+        "shift": not facts.sigmoid,
         "received": facts.received,
         "peak": facts.peak,
         "value": facts.value,
@@ -231,7 +230,7 @@ def tiles_for(kernel: str, facts: Facts) -> Tiles:
     if kernel == "distances":
         if facts.dtype == torch.float32:
             return Tiles(32, 32, 8, 2)
-        return Tiles(64, 64, 4 if width <= 64 or facts.capability >= 90 else 8, 2)
+        return Tiles(64, 64, 4 if width <= 64 or facts.capability // 10 == 9 else 8, 2)
     if facts.dtype == torch.float32:
         # No tensor cores at full precision: small tiles keep registers in reach.
         return Tiles(64, 32, 4, 2) if width <= 128 else Tiles(32, 32, 4, 2)
@@ -240,69 +239,10 @@ def tiles_for(kernel: str, facts: Facts) -> Tiles:
         return Tiles(64 if more else 128, 128, 8, 2) if width <= 128 else Tiles(64, 64, 4, 2)
     if width <= 64:
         return Tiles(64, 64, 4, 3)
-    hopper = facts.capability >= 90
+    hopper = facts.capability // 10 == 9
     if width > 128 or (facts.effects and hopper):
         return Tiles(64, 32, 8, 2)
     return Tiles(128, 64, 8, 3) if hopper and not facts.lookups else Tiles(128, 32, 8, 2)
-
-
-def configurations(capability: int = 90) -> list[Configuration]:
-    """Every width and dtype with the full set of cheap statistics, and every feature at the commonest width.
-
-    The launcher takes features in any combination; each one's code is in at least one of these.
-    """
-    base = Facts(capability=capability)
-    widths = (16, 32, 64, 80, 96, 128, 192, 256)
-    dtypes = (torch.bfloat16, torch.float16, torch.float32)
-    named: list[tuple[str, str, Facts]] = []
-    for dtype in dtypes:
-        for width in widths:
-            sized = replace(base, D=width, DV=width, dtype=dtype)
-            named += [(kernel, f"{kernel} D{width} {dtype}".replace("torch.", ""), sized) for kernel in KERNELS]
-    for width in (64, 128):
-        sized = replace(base, D=width, DV=width)
-        for name, changes in _ROW_FEATURES.items():
-            named.append(("rows", f"rows D{width} {name}", replace(sized, **changes)))
-        for name, changes in _COLUMN_FEATURES.items():
-            named.append(("columns", f"columns D{width} {name}", replace(sized, **changes)))
-    return [replace(configure(kernel, facts), label=label) for kernel, label, facts in named]
-
-
-_RULES: dict[str, dict[str, Any]] = {
-    "bidirectional": {"causal": False, "classes": False, "fields": ("lse", "entropy", "max_weight", "first")},
-    "window": {"windowed": True},
-    "documents": {"packed": True},
-    "padding": {"padded": True},
-    "soft cap": {"capped": True},
-    "slopes": {"sloped": True},
-    "temperature": {"tempered": True},
-    "sigmoid": {"sigmoid": True, "fields": ("first", "previous", "current", "local", "row_mass")},
-}
-
-_ROW_FEATURES: dict[str, dict[str, Any]] = {
-    **_RULES,
-    "output and lse": {"classes": False, "partials": False, "fields": ("lse",)},
-    "no head shared": {"group": 1},
-    "groups of three": {"group": 3},
-    "learned sink": {"learned": True},
-    "every field": {"fields": ROW_FIELDS},
-    "argmax": {"argmax": True},
-    "two lookups": {"lookups": 2},
-    "parts": {"parts": True},
-    "effects": {"effects": True, "mean": True},
-    "everything": {
-        "fields": ROW_FIELDS, "argmax": True, "lookups": 4, "parts": True, "effects": True, "mean": True,
-    },
-}  # fmt: skip
-
-_COLUMN_FEATURES: dict[str, dict[str, Any]] = {
-    **_RULES,
-    "maximum": {"peak": True},
-    "values": {"value": True},
-    "counts": {"counts": 2},
-    "thumbnail": {"bands": 64},
-    "everything": {"peak": True, "value": True, "counts": 3, "bands": 64},
-}
 
 
 def _power(n: int, least: int = 16) -> int:

@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from inspect import signature
 from types import FunctionType
 from typing import Any
 from unittest.mock import patch
@@ -22,9 +23,17 @@ from triton.runtime.jit import JITFunction
 _inside = 0
 
 
+PLAIN = (
+    "B", "G", "H", "T", "S", "blocks", "last", "offset", "window", "kept_sinks", "kept_window", "steps", "n_rows",
+    "key_from", "key_to", "chunk", "mask_window", "sinks",
+)  # fmt: skip
+"""Arguments whose value must not choose the code: each new length of a text would compile the kernels anew."""
+
+
 def jit(function: Callable[..., Any]) -> Any:
     """`triton.jit` with a type: launched as `kernel[grid](...)`, or called from another such function."""
-    return triton.jit(function)
+    names = signature(function).parameters
+    return triton.jit(do_not_specialize=[name for name in PLAIN if name in names])(function)
 
 
 def is_interpreted() -> bool:

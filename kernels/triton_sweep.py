@@ -28,21 +28,28 @@ def highest(s: tl.tensor, ARGMAX: tl.constexpr) -> Any:
 @jit
 def labelled(
     p: tl.tensor, distance: tl.tensor, column: tl.tensor, inside: tl.tensor, query_label_ptr: tl.tensor,
-    key_label_ptr: tl.tensor, gap_ptr: tl.tensor, label_row: tl.tensor, stride_ql: tl.tensor, stride_kl: tl.tensor,
-    LOOKUPS: tl.constexpr, LANES: tl.constexpr, GAPS: tl.constexpr,
+    key_label_ptr: tl.tensor, gap_ptr: tl.tensor, t: tl.tensor, stride_ql: tl.tensor, stride_kl: tl.tensor,
+    LOOKUPS: tl.constexpr, GAPS: tl.constexpr,
 ) -> Any:  # fmt: skip
-    """Σ of a tile's weights over the keys that carry each row's label, lookup n in lane n. Labels that match nothing
-    are −1 for queries and −2 for keys."""
-    lane = tl.arange(0, LANES)
-    total = tl.zeros((p.shape[0], LANES), tl.float32)
+    """Σ of a tile's weights over the keys that carry each row's label, for each lookup. Labels that match nothing are
+    −1 for queries and −2 for keys."""
+    found = ()
     for n in tl.static_range(LOOKUPS):
-        wanted = tl.load(query_label_ptr + n * stride_ql + label_row)
+        wanted = tl.load(query_label_ptr + n * stride_ql + t)
         label = tl.load(key_label_ptr + n * stride_kl + column, mask=inside, other=-2)
         match = wanted[:, None] == label[None, :]
         if GAPS:
             match = match & (distance >= tl.load(gap_ptr + n))
-        mass = tl.sum(tl.where(match, p, 0.0), 1)
-        total += tl.where(lane[None, :] == n, mass[:, None], 0.0)
+        found = found + (tl.sum(tl.where(match, p, 0.0), 1),)
+    return found
+
+
+@jit
+def weighed(found: tl.tensor, a: tl.tensor, more: tl.tensor, b: tl.tensor, LOOKUPS: tl.constexpr) -> Any:
+    """a · found + b · more, lookup by lookup."""
+    total = ()
+    for n in tl.static_range(LOOKUPS):
+        total = total + (found[n] * a + more[n] * b,)
     return total
 
 
@@ -51,23 +58,26 @@ def sweep(
     state: tl.tensor, begin: tl.tensor, stop: tl.tensor, limit: tl.tensor, low: tl.tensor, high: tl.tensor,
     position: tl.tensor, q: tl.tensor, k_ptr: tl.tensor, v_ptr: tl.tensor, stride_ks: tl.tensor,
     stride_kd: tl.tensor, stride_vs: tl.tensor, stride_vd: tl.tensor, factor: tl.tensor, cap: tl.tensor,
-    slope: tl.tensor, query_label_ptr: tl.tensor, key_label_ptr: tl.tensor, gap_ptr: tl.tensor, label_row: tl.tensor,
+    slope: tl.tensor, query_label_ptr: tl.tensor, key_label_ptr: tl.tensor, gap_ptr: tl.tensor, t: tl.tensor,
     stride_ql: tl.tensor, stride_kl: tl.tensor, D: tl.constexpr, DV: tl.constexpr, D_BLOCK: tl.constexpr,
     DV_BLOCK: tl.constexpr, BLOCK_N: tl.constexpr, STAGES: tl.constexpr, MASKED: tl.constexpr,
     CAPPED: tl.constexpr, SLOPED: tl.constexpr,
     SIGMOID: tl.constexpr, SURPRISE: tl.constexpr, DISTANCE: tl.constexpr, NEAR: tl.constexpr, ARGMAX: tl.constexpr,
-    LOOKUPS: tl.constexpr, LANES: tl.constexpr, GAPS: tl.constexpr, PRECISION: tl.constexpr, UPCAST: tl.constexpr,
+    LOOKUPS: tl.constexpr, GAPS: tl.constexpr, PRECISION: tl.constexpr, UPCAST: tl.constexpr,
 ) -> Any:  # fmt: skip
     """Tiles [begin, stop) of keys below `limit` into the running state of each row. MASKED: rows end inside them."""
-    m, norm, acc, surprise, far, previous, current, lanes, best = state
+    m, norm, acc, surprise, far, previous, current, found, best = state
     d = tl.arange(0, D_BLOCK)
     e = tl.arange(0, DV_BLOCK)
     n = tl.arange(0, BLOCK_N)
+    step_k = tl.cast(stride_ks, tl.int64)
+    step_v = tl.cast(stride_vs, tl.int64)
     for start in tl.range(begin, stop, BLOCK_N, num_stages=STAGES):
         column = start + n
         inside = column < limit
-        k_at = k_ptr + column[None, :].to(tl.int64) * stride_ks + d[:, None] * stride_kd
-        v_at = v_ptr + column[:, None].to(tl.int64) * stride_vs + e[None, :] * stride_vd
+        # One 64-bit place a tile; within it 32 bits are enough (`launch` sees to it) and stay the same.
+        k_at = k_ptr + start * step_k + (n[None, :] * stride_ks + d[:, None] * stride_kd)
+        v_at = v_ptr + start * step_v + (n[:, None] * stride_vs + e[None, :] * stride_vd)
         if MASKED:
             k = tl.load(k_at, mask=inside[None, :] & (d < D)[:, None], other=0.0)
         elif D == D_BLOCK:
@@ -119,10 +129,11 @@ def sweep(
             previous = previous * alpha + tl.sum(tl.where(distance == 1, p, 0.0), 1)
             current = current * alpha + tl.sum(tl.where(distance == 0, p, 0.0), 1)
         if LOOKUPS > 0:
-            lanes = lanes * alpha[:, None] + labelled(
-                p, distance, column, inside, query_label_ptr, key_label_ptr, gap_ptr, label_row, stride_ql, stride_kl,
-                LOOKUPS, LANES, MASKED or GAPS,
+            more = labelled(
+                p, distance, column, inside, query_label_ptr, key_label_ptr, gap_ptr, t, stride_ql, stride_kl,
+                LOOKUPS, MASKED or GAPS,
             )  # fmt: skip
+            found = weighed(found, alpha, more, 1.0, LOOKUPS)
         if MASKED:
             v = tl.load(v_at, mask=inside[:, None] & (e < DV)[None, :], other=0.0)
         elif DV == DV_BLOCK:
@@ -132,25 +143,29 @@ def sweep(
         if UPCAST:
             v = v.to(tl.float32)
         acc = tl.dot(p.to(v.dtype), v, acc, input_precision=PRECISION)
-    return m, norm, acc, surprise, far, previous, current, lanes, best
+    return m, norm, acc, surprise, far, previous, current, found, best
 
 
 @jit
-def started(BLOCK_M: tl.constexpr, DV_BLOCK: tl.constexpr, LANES: tl.constexpr, S: tl.tensor) -> Any:
+def started(BLOCK_M: tl.constexpr, DV_BLOCK: tl.constexpr, LOOKUPS: tl.constexpr, S: tl.tensor) -> Any:
     """State of rows that have met no key."""
     nothing = tl.zeros((BLOCK_M,), tl.float32)
     m = nothing + HIDDEN
     acc = tl.zeros((BLOCK_M, DV_BLOCK), tl.float32)
-    lanes = tl.zeros((BLOCK_M, LANES), tl.float32)
+    found = ()
+    for _ in tl.static_range(LOOKUPS):
+        found = found + (nothing,)
     best = tl.zeros((BLOCK_M,), tl.int32) + S
-    return m, nothing, acc, nothing, nothing, nothing, nothing, lanes, best
+    return m, nothing, acc, nothing, nothing, nothing, nothing, found, best
 
 
 @jit
-def joined_sums(m: tl.tensor, other: tl.tensor, sums: tl.tensor, more: tl.tensor, SIGMOID: tl.constexpr) -> Any:
-    """Row sums of two classes brought to one maximum: (maximum, norm, surprise, far, previous, current, lanes)."""
-    l1, surprise1, far1, previous1, current1, lanes1 = sums
-    l2, surprise2, far2, previous2, current2, lanes2 = more
+def joined(
+    m: tl.tensor, other: tl.tensor, sums: tl.tensor, more: tl.tensor, SIGMOID: tl.constexpr, LOOKUPS: tl.constexpr
+) -> Any:  # fmt: skip
+    """Row sums of two classes brought to one maximum: (maximum, (norm, surprise, far, previous, current, lookups))."""
+    l1, surprise1, far1, previous1, current1, found1 = sums
+    l2, surprise2, far2, previous2, current2, found2 = more
     if SIGMOID:
         top = tl.maximum(m, other)
         a = tl.full(l1.shape, 1.0, tl.float32)
@@ -161,15 +176,15 @@ def joined_sums(m: tl.tensor, other: tl.tensor, sums: tl.tensor, more: tl.tensor
         a = tl.exp2(m - top)
         b = tl.exp2(other - top)
         surprise = a * (surprise1 + l1 * (m - top)) + b * (surprise2 + l2 * (other - top))
-    return (
-        top,
+    sums = (
         l1 * a + l2 * b,
         surprise,
         far1 * a + far2 * b,
         previous1 * a + previous2 * b,
         current1 * a + current2 * b,
-        lanes1 * a[:, None] + lanes2 * b[:, None],
+        weighed(found1, a, found2, b, LOOKUPS),
     )
+    return top, sums
 
 
 @jit

@@ -27,8 +27,9 @@ from triton.compiler import ASTSource
 
 from probe.kernels.decoded import DecodeRequest
 from probe.kernels.inputs import Attention, Mask, Score
-from probe.kernels.triton_config import Configuration, configurations
+from probe.kernels.triton_config import Configuration
 from probe.kernels.triton_decode import OPTIONS, constants_of, decode_kernel, tile_of
+from tests.benchmarks.configurations import configurations
 
 RESULTS = Path(__file__).parent / "results"
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"

@@ -18,7 +18,9 @@ from probe.kernels.statistics import Statistics
 from probe.kernels.testing import MismatchError
 from probe.kernels.triton_jit import interpreted
 
-CHAIN = ("tiles", "sweep", "rows", "columns", "distances", "config", "launch", "backend")
+CHAIN = (
+    "tiles", "sweep", "row_ends", "rows", "columns", "distances", "config", "passes", "arguments", "launch", "backend",
+)  # fmt: skip
 """The modules of the backend, each importing only those before it."""
 
 
