@@ -1,15 +1,16 @@
-"""A share of the property tests of `tests/kernels/test_triton_gpu.py`, recorded test by test."""
+"""A share of the property tests that need a GPU, recorded test by test."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
-TESTS = ROOT / "tests" / "kernels" / "test_triton_gpu.py"
+TESTS = tuple(ROOT / "tests" / "kernels" / name for name in ("test_triton_gpu.py", "test_triton_decode_gpu.py"))
 
 
 class Share:
@@ -32,12 +33,12 @@ class Share:
             self.file.flush()
 
 
-def run_share(number: int, of: int, records: Path, tests: Path = TESTS) -> int:
+def run_share(number: int, of: int, records: Path, tests: Sequence[Path] = TESTS) -> int:
     """Run a share (0, 1, …) of the tests in this process. Returns pytest's exit status, 0 where failures are recorded.
 
     Warnings are shown, not raised: a library's notice on a new driver says nothing about a kernel.
     """
     with records.open("w") as file:
         arguments = ["-q", "--tb=short", "-p", "no:cacheprovider", "-W", "default", "-m", "gpu", f"--rootdir={ROOT}"]
-        code = int(pytest.main([*arguments, str(tests)], plugins=[Share(number, of, file)]))
+        code = int(pytest.main([*arguments, *map(str, tests)], plugins=[Share(number, of, file)]))
     return 0 if code == pytest.ExitCode.TESTS_FAILED else code

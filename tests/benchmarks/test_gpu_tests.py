@@ -20,7 +20,7 @@ def test_left_out(): pass
 def test_many(n): pass
 """
 RUN = "import sys; from pathlib import Path; from tests.benchmarks.gpu_tests import run_share; " \
-      "sys.exit(run_share(int(sys.argv[1]), 2, Path(sys.argv[2]), Path(sys.argv[3])))"  # fmt: skip
+      "sys.exit(run_share(int(sys.argv[1]), 2, Path(sys.argv[2]), [Path(sys.argv[3])]))"  # fmt: skip
 
 
 def test_every_test_is_run_once_and_recorded(tmp_path: Path) -> None:

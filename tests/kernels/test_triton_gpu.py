@@ -8,76 +8,49 @@ Nearly all of the time is compiling; `make bench-gpu` shares the tests among pro
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import fields, is_dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor
 
 from probe.kernels.decode import decode_statistics
-from probe.kernels.decode_testing import assert_decoded_close
-from probe.kernels.decoded import DecodeRequest
 from probe.kernels.dispatch import attention_statistics
 from probe.kernels.inputs import Attention, Lookup, Mask, Request, Score
 from probe.kernels.statistics import Statistics
 from probe.kernels.testing import MismatchError
-from probe.kernels.triton_jit import is_interpreted
 from probe.kernels.validate import KernelError
 from tests.kernels.conftest import RULES
-from tests.kernels.decoding import RULES as DECODING
-from tests.kernels.decoding import decoding
+from tests.kernels.on_device import HALF, NEEDS_GPU, moved, rounding
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here"),
-    pytest.mark.skipif(is_interpreted(), reason="TRITON_INTERPRET is set: nothing would run on the device"),
-]
+pytestmark = NEEDS_GPU
 
 Call = Callable[..., Attention]
 More = Callable[..., Request]
 Check = Callable[..., dict[str, float]]
 
-HALF = (torch.bfloat16, torch.float16)
 SAYABLE = [name for name, make in RULES.items() if not {"allowed", "bias"} & {*make(8, 4, 8)[0], *make(8, 4, 8)[1]}]
 """The rules that are not Python functions."""
 
 
-def moved(value: Any, device: str) -> Any:
-    """A description or a result with every tensor in it on a device."""
-    if isinstance(value, Tensor):
-        return value.to(device)
-    if isinstance(value, dict):
-        return {name: moved(one, device) for name, one in value.items()}
-    if is_dataclass(value) and not isinstance(value, type):
-        return replace(value, **{field.name: moved(getattr(value, field.name), device) for field in fields(value)})
-    return value
-
-
 def on_gpu(call: Attention, request: Request) -> tuple[Tensor, Statistics]:
-    z, found = attention_statistics(moved(call, "cuda"), moved(request, "cuda"), backend="triton")
-    torch.cuda.synchronize()  # an illegal address shows here, not in the next test
-    return z.cpu(), moved(found, "cpu")
-
-
-def rounding(dtype: torch.dtype) -> float:
-    """Half precision rounds the weights before they meet v."""
-    return torch.finfo(dtype).eps / 2 if dtype in HALF else 0.0
+    z, found = moved(attention_statistics(moved(call), moved(request), backend="triton"), "cpu")
+    return z, found
 
 
 def test_every_tensor_is_moved(call: Call, more_for: More) -> None:
-    there = moved(call(8, rule="everything in tensors"), "cuda")
+    there = moved(call(8, rule="everything in tensors"))
     assert there.q.is_cuda
     assert there.mask.lengths.is_cuda
     assert there.score.sinks.is_cuda
-    assert moved(more_for(call(8)), "cuda").lookups["induction"].key_label.is_cuda
+    assert moved(more_for(call(8))).lookups["induction"].key_label.is_cuda
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
 def test_the_commonest_call(dtype: torch.dtype, call: Call, more_for: More, check: Check) -> None:
     made = call(300, D=64, groups=2, ratio=3, dtype=dtype)
     check(made, more_for(made, bands=5), on_gpu, rounding(dtype))
-    z = attention_statistics(moved(made, "cuda"), Request(bands=0))[0]  # "auto" on this device
+    z = attention_statistics(moved(made), Request(bands=0))[0]  # "auto" on this device
     assert z.is_cuda
     assert z.dtype == dtype
 
@@ -134,8 +107,6 @@ def test_lengths_beside_a_tile(T: int, parts: bool, call: Call, more_for: More, 
 @pytest.mark.parametrize(("groups", "ratio", "B"), [(1, 1, 1), (1, 8, 2), (1, 71, 1), (4, 5, 3)])
 def test_groups_of_heads(groups: int, ratio: int, B: int, call: Call, more_for: More, check: Check) -> None:
     made = call(150, D=64, groups=groups, ratio=ratio, B=B, dtype=torch.bfloat16)
-    if B == 3:  # the fixtures' requests are for any batch
-        assert made.q.shape[0] == 3
     check(made, more_for(made, bands=3), on_gpu, rounding(torch.bfloat16))
 
 
@@ -174,17 +145,16 @@ def test_memory_as_models_have_it(call: Call, more_for: More, check: Check) -> N
     made = call(130, D=40, groups=2, ratio=1, B=1, dtype=torch.bfloat16)
 
     def strange(one: Attention, request: Request) -> tuple[Tensor, Statistics]:
-        there = moved(one, "cuda")
+        there = moved(one)
         joint = torch.cat([there.q, there.k, there.v], -1).transpose(1, 2).contiguous()
         joint = torch.nn.functional.pad(joint, (1, 0))
         parts = [joint[..., 1 + 40 * n : 41 + 40 * n].transpose(1, 2) for n in range(3)]
         parts[1] = parts[1].repeat_interleave(2, -1)[..., ::2]
         assert not any(part.is_contiguous() for part in parts)
         assert parts[0].data_ptr() % 16
-        z, found = attention_statistics(
-            replace(there, q=parts[0], k=parts[1], v=parts[2]), moved(request, "cuda"), backend="triton"
-        )
-        return z.cpu(), moved(found, "cpu")
+        turned = replace(there, q=parts[0], k=parts[1], v=parts[2])
+        z, found = moved(attention_statistics(turned, moved(request), backend="triton"), "cpu")
+        return z, found
 
     check(made, more_for(made, bands=0), strange, rounding(torch.bfloat16))
 
@@ -192,8 +162,8 @@ def test_memory_as_models_have_it(call: Call, more_for: More, check: Check) -> N
 @pytest.mark.full
 def test_what_was_in_memory_before_does_not_show(call: Call, more_for: More) -> None:
     """Results are written everywhere: the same bits on memory full of NaN, and on a second run."""
-    made = moved(call(300, rule="left padding", D=64, groups=1, ratio=3, dtype=torch.bfloat16), "cuda")
-    request = moved(more_for(made_on_cpu(made), bands=5), "cuda")
+    made = call(300, rule="left padding", D=64, groups=1, ratio=3, dtype=torch.bfloat16)
+    made, request = moved((made, more_for(made, bands=5)))
     one = attention_statistics(made, request, backend="triton")
     spoilt = [torch.full((2**22,), torch.nan, device="cuda") for _ in range(16)]
     del spoilt  # goes back to the allocator, which hands the same memory out again
@@ -203,11 +173,6 @@ def test_what_was_in_memory_before_does_not_show(call: Call, more_for: More) -> 
         first, second = getattr(one[1], name), getattr(two[1], name)
         assert torch.equal(first.nan_to_num(-7), second.nan_to_num(-7)), name
         assert torch.equal(first.isnan(), second.isnan()), name
-
-
-def made_on_cpu(made: Attention) -> Attention:
-    there: Attention = moved(made, "cpu")
-    return there
 
 
 @pytest.mark.full
@@ -273,7 +238,7 @@ def test_the_second_device(call: Call) -> None:
 def test_rules_that_cannot_be_said_are_refused(call: Call) -> None:
     for made, message in ((call(8, dtype=torch.float64), "float64"), (call(8, rule="bias"), "bias")):
         with pytest.raises(KernelError, match=message):
-            attention_statistics(moved(made, "cuda"))
+            attention_statistics(moved(made))
 
 
 def test_the_check_can_fail(call: Call, request_for: More, check: Check) -> None:
@@ -284,30 +249,3 @@ def test_the_check_can_fail(call: Call, request_for: More, check: Check) -> None
 
     with pytest.raises(MismatchError):
         check(made, request_for(made), other_scale)
-
-
-def decoded(made: Attention, request: DecodeRequest) -> None:
-    found = decode_statistics(moved(made, "cuda"), request, backend="triton")
-    torch.cuda.synchronize()
-    assert_decoded_close(moved(found, "cpu"), made, request)
-
-
-@pytest.mark.full
-@pytest.mark.parametrize("dtype", [*HALF, torch.float32], ids=str)
-@pytest.mark.parametrize("rule", DECODING)
-def test_every_rule_of_decoding(rule: str, dtype: torch.dtype) -> None:
-    decoded(decoding(rule, dtype=dtype, D=64), DecodeRequest(sinks=3, window=20, top=5))
-
-
-@pytest.mark.full
-@pytest.mark.parametrize("D", [16, 80, 128, 256])
-@pytest.mark.parametrize(("T", "ratio", "S"), [(1, 1, 300), (1, 7, 129), (1, 8, 20_000), (25, 3, 70)])
-def test_shapes_of_decoding(T: int, ratio: int, S: int, D: int) -> None:
-    """Up to 79 tiles of keys a split, and rows that fill several blocks."""
-    decoded(decoding("causal", T=T, ratio=ratio, S=S, D=D, dtype=torch.bfloat16), DecodeRequest(top=9))
-
-
-@pytest.mark.full
-def test_one_query_of_one_head() -> None:
-    made = decoding("causal", T=1, ratio=1, S=400, D=64, dtype=torch.bfloat16)
-    decoded(replace(made, q=made.q[:1, :1], k=made.k[:1, :1], v=made.v[:1, :1]), DecodeRequest(top=9))
