@@ -6,7 +6,7 @@ from probe.kernels.decode_blocks import decode_blocks
 from probe.kernels.decode_reference import decode_reference
 from probe.kernels.decoded import Decoded, DecodeRequest, validate_decode
 from probe.kernels.inputs import Attention
-from probe.kernels.triton_decode import refusal, triton_decode
+from probe.kernels.triton_decode_launch import refusal, triton_decode
 from probe.kernels.validate import KernelError
 
 BACKENDS = {"triton": triton_decode, "blockwise": decode_blocks, "reference": decode_reference}
@@ -24,7 +24,7 @@ def decode_statistics(call: Attention, request: DecodeRequest | None = None, *, 
     name = chosen(call) if backend == "auto" else backend
     if name not in BACKENDS:
         raise KernelError(f"backend {backend!r} does not exist; wanted one of auto, {', '.join(BACKENDS)}")
-    reason = refusal(call) if name == "triton" else None
+    reason = refusal(call, request) if name == "triton" else None
     if reason is not None:
         raise KernelError(f"backend 'triton' cannot compute this call: {reason}; take 'blockwise'")
     return BACKENDS[name](call, request)

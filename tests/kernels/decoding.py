@@ -18,12 +18,17 @@ RULES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "padding left": ({"lengths": torch.tensor([[0, 300], [120, 300]])}, {}),
     "padding both sides": ({"lengths": torch.tensor([[7, 299], [290, 295]])}, {}),
     "an empty sequence": ({"lengths": torch.tensor([[0, 300], [40, 40]])}, {}),
+    "documents": ({"documents": torch.stack([torch.arange(300) // 40, (torch.arange(300) >= 298).long()])}, {}),
     "soft cap": ({}, {"softcap": 3.0}),
     "learned sinks": ({}, {"sinks": torch.linspace(-1.0, 4.0, 4)}),
     "slopes": ({}, {"slopes": torch.linspace(0.01, 0.3, 4)}),
     "temperature": ({}, {"temperature": torch.linspace(0.5, 2.0, 6).view(2, 3)}),
     "everything": (
-        {"window": 200, "lengths": torch.tensor([[0, 300], [120, 300]])},
+        {
+            "window": 200,
+            "lengths": torch.tensor([[0, 300], [120, 300]]),
+            "documents": (torch.arange(300) >= torch.tensor([[150], [298]])).long(),
+        },
         {
             "softcap": 5.0,
             "sinks": torch.linspace(-1.0, 4.0, 4),

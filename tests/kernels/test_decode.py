@@ -36,12 +36,10 @@ def test_blocks_agree_with_the_definition(rule: str, dtype: torch.dtype) -> None
 
 def test_rules_that_only_functions_can_say() -> None:
     call = decoding()
-    documents = torch.arange(300)[None].expand(2, -1) // 40
     rule = lambda i, j: ((i % 2 == 0)[:, None] & (j % 5 != 0))[None, None]  # noqa: E731 -- every other query is blind
     bias = lambda i, j: 0.1 * (i[:, None] - j[None])[None, None]  # noqa: E731
     for mask, score in (
         (replace(call.mask, allowed=rule), call.score),
-        (replace(call.mask, documents=documents), call.score),
         (call.mask, replace(call.score, bias=bias)),
     ):
         made = replace(call, mask=mask, score=score)
