@@ -36,6 +36,9 @@ from tests.benchmarks.measuring import Clock
 
 RESULTS = Path(__file__).parent / "results"
 
+LONGEST = 0.5
+"""Share of all minutes that one piece may take."""
+
 
 def pieces(plan: Plan) -> list[Piece]:
     """Everything there is to run, in this order; the first kind times nothing and runs side by side."""
@@ -118,8 +121,8 @@ def run(
     ended: dict[str, Ended] = {}
     document = joined(old, device, described(plan), ended)
     with tempfile.TemporaryDirectory() as scratch:
-        deadline = begun + 60 * minutes
-        for piece, end in run_pieces(chosen, command, Path(scratch), deadline=deadline, jobs=jobs):
+        limits = {"deadline": begun + 60 * minutes, "longest": 60 * minutes * LONGEST}
+        for piece, end in run_pieces(chosen, command, Path(scratch), **limits, jobs=jobs):
             ended[piece.name] = end
             document = joined(old, device, described(plan), ended)
             write(document, folder)
@@ -141,8 +144,8 @@ def _arguments(arguments: list[str] | None) -> argparse.Namespace:
     parts = list(dict.fromkeys(piece.part for piece in pieces(Plan())))
     parser.add_argument("--only", default=",".join(parts), help=f"parts to run, of {', '.join(parts)}")
     parser.add_argument("--minutes", type=float, default=30.0, help="stop what runs after this long, and start no more")
-    parser.add_argument("--jobs", type=int, default=max(2, min(16, (os.cpu_count() or 2) - 2)),
-                        help="pieces that run side by side where nothing is timed")  # fmt: skip
+    jobs = max(2, min(16, (os.cpu_count() or 2) - 2))
+    parser.add_argument("--jobs", type=int, default=jobs, help="pieces side by side, where nothing is timed")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the two files")
     parser.add_argument("--piece", help=argparse.SUPPRESS)  # one piece, in this process
     parser.add_argument("--records", type=Path, help=argparse.SUPPRESS)

@@ -75,10 +75,11 @@ class _Running:
 
 
 def run_pieces(
-    pieces: Iterable[Piece], command: Command, folder: Path, *, deadline: float, jobs: int
+    pieces: Iterable[Piece], command: Command, folder: Path, *, deadline: float, longest: float, jobs: int
 ) -> Iterator[tuple[Piece, Ended]]:
     """Run every piece and give it back as it ends: first up to `jobs` at a time those that time nothing, then the rest
-    one by one. deadline: `time.monotonic()` at which what runs is stopped and what waits is not started.
+    one by one. deadline: `time.monotonic()` at which what runs is stopped and what waits is not started; longest:
+    seconds after which a piece is stopped, so that one that hangs leaves time for the others.
     """
     waiting = sorted(pieces, key=lambda piece: piece.alone)
     running: list[_Running] = []
@@ -86,14 +87,14 @@ def run_pieces(
         while waiting or running:
             late = time.monotonic() >= deadline
             while waiting and not late and _may_start(waiting[0], running, jobs):
-                running.append(_start(waiting.pop(0), command, folder))
+                running.append(_start(waiting.pop(0), command, folder, jobs))
             if late:
                 for piece in waiting:
                     yield piece, Ended("not started: out of time", 0.0)
                 waiting = []
             for one in list(running):
                 code = one.process.poll()
-                if code is None and not late:
+                if code is None and not late and time.monotonic() - one.begun < longest:
                     continue
                 running.remove(one)
                 if code is None:
@@ -110,11 +111,17 @@ def _may_start(piece: Piece, running: list[_Running], jobs: int) -> bool:
     return not running if piece.alone else len(running) < jobs
 
 
-def _start(piece: Piece, command: Command, folder: Path) -> _Running:
+def _start(piece: Piece, command: Command, folder: Path, jobs: int) -> _Running:
     base = folder / piece.name.replace(" ", "_").replace("/", "_of_")
     records, log = base.with_suffix(".jsonl"), base.with_suffix(".log").open("w")
+    # Side by side, each takes its part of the cores: else every one would start threads for all of them.
+    threads = {} if piece.alone else {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs))}
     process = subprocess.Popen(
-        command(piece.name, records), stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+        command(piece.name, records),
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+        env={**os.environ, **threads},
     )
     return _Running(piece, process, log, records, time.monotonic())
 

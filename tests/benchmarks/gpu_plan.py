@@ -26,7 +26,7 @@ class Plan:
     bands: int = 64
     rates: tuple[tuple[str, int], ...] = ()
     """Sizes of what `gpu_rates.rates` measures, where they are not its own."""
-    test_shares: int = 8
+    test_shares: int = 10
     """Processes that share the property tests: most of their time is compiling, on one core each."""
 
 

@@ -129,7 +129,10 @@ def memory(plan: Plan, device: torch.device, clock: Clock | None = None) -> Iter
 
 
 def _peak(work: Callable[[], Any], device: torch.device) -> float:
-    """Bytes allocated at most during the work, above those before it; 0 where the device does not count."""
+    """Bytes that torch allocated at most during the work, above those before it; 0 where the device does not count.
+
+    Registers that spill go to memory of the driver's, which is not among them.
+    """
     work()
     if device.type != "cuda":
         return 0.0
