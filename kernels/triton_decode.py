@@ -139,24 +139,34 @@ def decode_kernel(
 
 @dataclass(frozen=True)
 class Tile:
-    """How a program is cut: rows and keys of its tile, warps, pipeline stages."""
+    """How a program is cut: rows and keys of its tile, warps, pipeline stages, registers of a thread at most."""
 
     rows: int
     keys: int
     warps: int
     stages: int
+    registers: int | None = None
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Launch options."""
+        limit = {} if self.registers is None else {"maxnreg": self.registers}
+        return {**OPTIONS, "num_warps": self.warps, "num_stages": self.stages, **limit}
 
 
 def tile_of(rows: int, call: Attention, top: int = 0) -> Tile:
-    """The tile for `rows` query rows of one key/value head that keep `top` keys: 16, 32 or 64 of them.
+    """The tile for `rows` query rows of one key/value head that keep `top` keys: 16 or 32 of them, 32 or 64 keys.
 
-    64 keys, 32 where rows are many or k and v are wide. Kept keys take registers: then there are fewer rows and more
-    warps. Larger ones spill (compiled for sm_80 and sm_90).
+    Kept keys take registers: then there are fewer rows or more warps. Anything larger spills (compiled for sm_80 and
+    sm_90), and so do 16-bit inputs with kept keys where the assembler may limit registers by itself, to fit one more
+    program beside the first. float32 has no matrix instruction, and its products are spread over more threads.
     """
-    wide = (padded(call.q.shape[3]) + padded(call.v.shape[3])) * call.q.dtype.itemsize > 1024
-    if rows <= 16 or top > 64:
-        return Tile(16, 32 if wide else 64, 8 if top else 4, 2)
-    return Tile(32, 32, 8 if top else 4, 2) if rows <= 32 or top else Tile(64, 32, 8, 2)
+    if call.q.dtype.itemsize == 4:
+        return Tile(16 if rows <= 16 or top else 32, 32, 8, 2)
+    wide = padded(call.q.shape[3]) + padded(call.v.shape[3]) > 512
+    few = rows <= 16 or top > 64
+    light = top <= 64 and (few or not top)
+    return Tile(16 if few else 32, 64 if few and not wide else 32, 4 if light else 8, 2, 255 if top else None)
 
 
 def padded(width: int) -> int:

@@ -15,7 +15,7 @@ from torch import Tensor
 from probe.kernels.decode_blocks import key_range
 from probe.kernels.decoded import Decoded, DecodeRequest
 from probe.kernels.inputs import Attention
-from probe.kernels.triton_decode import FIELDS, MOST_TOP, OPTIONS, constants_of, decode_kernel, tile_of
+from probe.kernels.triton_decode import FIELDS, MOST_TOP, constants_of, decode_kernel, tile_of
 from probe.kernels.triton_decode_merge import (
     MERGE_OPTIONS,
     MOST_SPLITS,
@@ -77,8 +77,7 @@ def triton_decode(call: Attention, request: DecodeRequest) -> Decoded:
         cut = {"splits": splits, "blocks": blocks, "chunk": chunk, "key_from": low, "key_to": high}
         given = {**between, **made, **_rules(call), **_numbers(call, request), **cut}
         with torch.cuda.device(call.q.device) if call.q.device.type == "cuda" else nullcontext():
-            size = {"num_warps": tile.warps, "num_stages": tile.stages}
-            _launch(decode_kernel, splits * blocks * B * call.k.shape[1], given, constants, OPTIONS | size)
+            _launch(decode_kernel, splits * blocks * B * call.k.shape[1], given, constants, tile.options)
             _launch(merge_kernel, B * H * T, given, last, MERGE_OPTIONS)
         made["z"] = made["z"].to(call.q.dtype)
         rows = dict(zip(STATISTICS, made.pop("statistics").unbind(0), strict=True))

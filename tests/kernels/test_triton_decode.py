@@ -192,8 +192,11 @@ def test_several_queries_are_the_same_as_each_alone() -> None:
 
 
 @pytest.mark.parametrize("rows", [1, 16, 17, 32, 33, 500])
-@pytest.mark.parametrize("top", [0, 5, 65])
-def test_the_tile_holds_the_rows_or_is_the_largest(rows: int, top: int) -> None:
-    tile = tile_of(rows, decoding(), top)
-    assert tile.rows in (16, 32, 64)
-    assert tile.rows >= min(rows, {0: 64, 5: 32, 65: 16}[top])
+@pytest.mark.parametrize(("top", "most"), [(0, 32), (5, 32), (65, 16)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_the_tile_holds_the_rows_or_is_the_largest(rows: int, top: int, most: int, dtype: torch.dtype) -> None:
+    tile = tile_of(rows, decoding(S=3, dtype=dtype), top)
+    assert tile.rows in (16, 32)
+    assert tile.rows >= min(rows, 16 if top and dtype == torch.float32 else most)
+    assert tile.options["num_warps"] == tile.warps
+    assert tile.options.get("maxnreg") == (255 if top and dtype == torch.bfloat16 else None)
