@@ -56,7 +56,8 @@ def _items(call: Attention, request: Request, raw: Raw) -> list[Item]:
         for group in range(call.k.shape[1]):
             tensors = prepared(sequence, group, raw.dtype)
             items += [Item(sequence, group, way, WAYS, found, request, tensors, bands) for way in range(WAYS)]
-    return items
+    # Later strips are longer: what takes longest goes first, so that no thread is left alone at the end.
+    return sorted(items, key=lambda item: -item.way)
 
 
 def _run(items: list[Item], raw: Raw, stage: Stage) -> list[Sums]:

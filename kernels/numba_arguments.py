@@ -6,28 +6,20 @@ from typing import NamedTuple
 
 import numpy as np
 
-TOTAL, MASS, SHIFT, PEAK, SURPRISE, FIRST, PREVIOUS, CURRENT, LOCAL, DISTANCE = range(10)
-"""Places in `raw.FIELDS`."""
 
-
-class Place(NamedTuple):
-    """Where a strip stands, in whole numbers."""
+class Layout(NamedTuple):
+    """What the strips of an item have in common, in whole numbers."""
 
     heads: int
-    rows: int
-    start: int
-    """First row, in the sequence."""
-    row: int
-    """The same in the answer's tensors."""
-    position: int
-    """The same on the axis of the keys."""
     head: int
     """First head, over all sequences."""
-    low: int
-    high: int
-    pad: int
-    """Column of key `low`."""
+    first_row: int
+    """Row 0 of the sequence in the answer's tensors."""
+    offset: int
+    """Row 0 on the axis of the keys."""
     n_keys: int
+    pad: int
+    """Column of a strip's first key."""
     causal: bool
     window: int
     """0 for none."""
@@ -38,6 +30,16 @@ class Place(NamedTuple):
     bands: int
     """0 where there is no thumbnail."""
     profiled: bool
+
+
+class Place(NamedTuple):
+    """Rows [start, start + rows) of a layout against keys [low, high)."""
+
+    all: Layout
+    start: int
+    rows: int
+    low: int
+    high: int
 
 
 class Given(NamedTuple):
@@ -53,20 +55,30 @@ class Given(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """Where rows go: [fields, heads, T], [heads, T, sinks], [heads, T, Dv], [lookups, heads, T]."""
+    """Where rows go: [fields, heads, T], [heads, T, sinks], twice [heads, T, Dv], [lookups, heads, T]."""
 
     rows: np.ndarray
     sinks: np.ndarray
-    local: np.ndarray
+    sink_part: np.ndarray
+    local_part: np.ndarray
     lookups: np.ndarray
 
 
 class Totals(NamedTuple):
-    """Sums over rows, float64 [r, ...], their float32 of a few rows, and 1 / total of the strip's rows."""
+    """Sums over rows, float64 [r, ...]."""
 
     received: np.ndarray
     by_distance: np.ndarray
     thumbnail: np.ndarray
+
+
+class Work(NamedTuple):
+    """A thread's own memory, float32: the strip's scores and weights, and the same as whole numbers; sums by key and
+    by distance of a few rows; 1 / total of the strip's rows [r, rows], and of four of them."""
+
+    w: np.ndarray
+    bits: np.ndarray
     column: np.ndarray
     profile: np.ndarray
     inverse: np.ndarray
+    share: np.ndarray

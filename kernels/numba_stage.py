@@ -7,27 +7,30 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from probe.kernels.numba_arguments import Answer, Given, Place, Totals
-from probe.kernels.numba_strip import run_strip
-from probe.kernels.scores import LOG2E, put_scores
+from probe.kernels.numba_arguments import Answer, Given, Layout, Totals, Work
+from probe.kernels.numba_strip import run_strip, write_output
+from probe.kernels.scores import LOG2E, heads_of, put_scores
 from probe.kernels.sequences import Sequence
-from probe.kernels.stages import StripOf
 from probe.kernels.strips import Strip, Workspace, hide, keys_of, workspace
 from probe.kernels.sums import Sums
 
 
 class Buffers:
-    """A workspace in which weights take the place of scores, as numpy sees it, and sums over a few rows."""
+    """A workspace in which weights take the place of scores, outputs of a strip, and sums over a few rows."""
 
-    def __init__(self, work: Workspace, keys: int) -> None:
-        """keys: of the longest sequence."""
-        self.torch = work
-        self.weights = work.scores.numpy()
-        self.bits = self.weights.view(np.int32)
-        self.column, self.profile = np.zeros(keys, np.float32), np.zeros(keys, np.float32)
+    def __init__(self, torch_: Workspace, heads: int, keys: int, width: int) -> None:
+        """heads of a group; keys of the longest sequence; width of v."""
+        self.torch, scores = torch_, torch_.scores.numpy()
+        self.output = torch_.scores.new_empty(scores.shape[0], width)
+
+        def room(*shape: int) -> np.ndarray:
+            return np.zeros(shape, np.float32)
+
+        inverse = room(heads, scores.shape[0] // heads)
+        self.numpy = Work(scores, scores.view(np.int32), room(keys), room(keys), inverse, room(4))
 
 
 class NumbaStage:
@@ -35,46 +38,59 @@ class NumbaStage:
 
     def workspace(self, served: list[Sequence], like: Tensor) -> Buffers:
         """One buffer for scores and weights."""
-        return Buffers(workspace(served, like, in_place=True), max(sequence.n_keys for sequence in served))
+        keys = max(sequence.n_keys for sequence in served)
+        return Buffers(workspace(served, like, in_place=True), served[0].group, keys, like.shape[-1])
 
-    def strips(self, sums: Sums, work: Buffers) -> StripOf:
-        """Scores by torch, weights and sums compiled, the product with v by torch."""
-        sequence, group, prepared = sums.sequence, sums.item.group, sums.item.prepared
-        given, answer, totals = _given(sums), _answer(sums), _totals(sums, work)
-
-        def strip_of(start: int, stop: int) -> tuple[Strip, Float[Tensor, "r rows"]]:
-            low, high = keys_of(sequence, start, stop)
-            r, rows, pad = sequence.group, stop - start, work.torch.pad
-            lines = work.torch.scores[: r * rows, pad : pad + high - low]
-            s = put_scores(lines, sequence, group, slice(start, stop), slice(low, high), prepared)
-            seen = None
-            if sequence.allowed is not None:  # no span: put on the scores, as on the other stage
-                seen = hide(s, sequence, group, start, stop, low, high, work.torch)
-            place = _place(sums, start, stop, low, high, pad)
-            run_strip(place, work.weights, work.bits, given, answer, totals)
-            inverse = torch.from_numpy(totals.inverse[:, :rows])
-            output = torch.mm(lines, sums.v[low:high]).view(r, rows, -1)
-            own = sums.rows_of(start, stop)
-            torch.mul(output, inverse[..., None], out=sums.z[:, own])
-            total, mass, shift, _, surprise, *_ = sums.rows[:, :, own].unbind(0)
-            return Strip(sequence, start, stop, low, high, s, shift, mass, total, output, surprise, seen), inverse
-
-        return strip_of
+    def strips(self, sums: Sums, work: Buffers) -> NumbaStrips:
+        """See `stages.Strips`."""
+        return NumbaStrips(sums, work)
 
 
-def _place(sums: Sums, start: int, stop: int, low: int, high: int, pad: int) -> Place:
+class NumbaStrips:
+    """Scores by torch, weights and sums compiled, the product with v by torch."""
+
+    def __init__(self, sums: Sums, work: Buffers) -> None:
+        """What the strips have in common, as the compiled functions want it."""
+        self.sums, self.work = sums, work
+        self.layout, self.given, self.answer = _layout(sums, work.torch.pad), _given(sums), _answer(sums)
+        self.totals, self.z = _totals(sums), sums.raw.z.flatten(0, 1).numpy()
+        self.seen: Bool[Tensor, "#r rows keys"] | None = None
+
+    def run(self, start: int, stop: int) -> None:
+        """See `stages.Strips`."""
+        sums, work, sequence, group = self.sums, self.work, self.sums.sequence, self.sums.item.group
+        low, high = keys_of(sequence, start, stop)
+        rows, pad = stop - start, work.torch.pad
+        lines = work.torch.scores[: sequence.group * rows, pad : pad + high - low]
+        put_scores(lines, sequence, group, slice(start, stop), slice(low, high), sums.item.prepared)
+        if sequence.allowed is not None:  # spans are the compiled function's; this is none
+            s = heads_of(lines, sequence.group)
+            self.seen = hide(s, sequence, group, start, stop, low, high, work.torch)
+        run_strip(self.layout, start, rows, low, high, self.given, self.answer, self.totals, work.numpy)
+        output = work.output[: sequence.group * rows]
+        torch.mm(lines, sums.v[low:high], out=output)
+        write_output(self.layout, start, rows, output.numpy(), work.numpy.inverse, self.z)
+        self.now = start, stop, low, high, lines, output
+
+    def last(self) -> tuple[Strip, Float[Tensor, "r rows"]]:
+        """See `stages.Strips`."""
+        start, stop, low, high, lines, output = self.now
+        sums, r, rows = self.sums, self.sums.sequence.group, stop - start
+        total, mass, shift, _, surprise, *_ = sums.rows[:, :, sums.rows_of(start, stop)].unbind(0)
+        weights, by_row = heads_of(lines, r), output.view(r, rows, -1)
+        part = Strip(sums.sequence, start, stop, low, high, weights, shift, mass, total, by_row, surprise, self.seen)
+        return part, torch.from_numpy(self.work.numpy.inverse[:, :rows])
+
+
+def _layout(sums: Sums, pad: int) -> Layout:
     sequence, request = sums.sequence, sums.item.request
-    return Place(
+    return Layout(
         heads=sequence.group,
-        rows=stop - start,
-        start=start,
-        row=sequence.first_row + start,
-        position=start + sequence.offset,
         head=sequence.index * sums.raw.z.shape[1] + sums.item.heads.start,
-        low=low,
-        high=high,
-        pad=pad,
+        first_row=sequence.first_row,
+        offset=sequence.offset,
         n_keys=sequence.n_keys,
+        pad=pad,
         causal=sequence.causal,
         window=0 if sequence.window is None else sequence.window,
         learned=sequence.score.sinks is not None,
@@ -97,14 +113,12 @@ def _answer(sums: Sums) -> Answer:
     return Answer(
         raw.rows.flatten(1, 2).numpy(),
         raw.sink_weights.flatten(0, 1).numpy(),
+        raw.sink_part.flatten(0, 1).numpy(),
         raw.local_part.flatten(0, 1).numpy(),
         raw.lookups.flatten(1, 2).numpy(),
     )
 
 
-def _totals(sums: Sums, work: Buffers) -> Totals:
+def _totals(sums: Sums) -> Totals:
     thumbnail = torch.zeros(0, 0, 0, dtype=torch.float64) if sums.thumbnail is None else sums.thumbnail
-    inverse = np.zeros((sums.sequence.group, sums.rows_a_strip), np.float32)
-    return Totals(
-        sums.received.numpy(), sums.by_distance.numpy(), thumbnail.numpy(), work.column, work.profile, inverse
-    )
+    return Totals(sums.received.numpy(), sums.by_distance.numpy(), thumbnail.numpy())

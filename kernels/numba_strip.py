@@ -9,40 +9,22 @@ into them; the order depends on shapes alone, so equal inputs give equal bits on
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar, cast
-
 import numpy as np
-from numba import njit
 
-from probe.kernels.numba_arguments import (
-    CURRENT,
-    DISTANCE,
-    FIRST,
-    LOCAL,
-    MASS,
-    PEAK,
-    PREVIOUS,
-    SHIFT,
-    SURPRISE,
-    TOTAL,
-    Answer,
-    Given,
-    Place,
-    Totals,
-)  # fmt: skip
+from probe.kernels.numba_arguments import Answer, Given, Layout, Place, Totals, Work
+from probe.kernels.numba_compile import compiled
+from probe.kernels.raw import FIELDS
 
-F = TypeVar("F", bound=Callable[..., Any])
-
+TOTAL, MASS, SHIFT, PEAK, SURPRISE, FIRST, PREVIOUS, CURRENT, LOCAL, DISTANCE = range(len(FIELDS))
 HIDDEN = np.float32(-1e30)
 LOWEST = np.float32(-127)
 """2 to this power is put to exactly 0."""
 ROUNDER = np.float32(1.5 * 2**23)
 """A float32 of this size has no fraction: adding it rounds to the nearest whole number, kept in the lowest bits."""
-C1, C2, C3, C4, C5, C6 = (
-    np.float32(c) for c in (0.69314718056, 0.24022650696, 0.05550410866, 0.00961812910, 0.00133335581, 0.00015403530)
+C1, C2, C3, C4, C5 = (
+    np.float32(c) for c in (0.693146977527, 0.240222421236, 0.055507339628, 0.00967151132436, 0.00132646523922)
 )
-"""Taylor's ln(2)^k / k! of 2^f: at |f| <= 1/2 the next term is 1.2e-7 of 2^f at most."""
+"""1 + C1 f + … + C5 f⁵ is within 9.2e-8 of 2^f, relatively, for |f| <= 1/2: fitted by linear programming."""
 ONE = np.float32(1)
 ZERO = np.float32(0)
 MAGNITUDE = np.int32(0x7FFFFFFF)
@@ -50,31 +32,25 @@ UNIT = np.int32(127 << 23)
 """The bits of 1."""
 
 
-def compiled(*flags: str) -> Callable[[F], F]:
-    """Compile with these fast-math flags, without the interpreter's lock, kept on disk where a folder allows it."""
-
-    def make(function: F) -> F:
-        try:
-            return cast("F", njit(nogil=True, fastmath=set(flags), cache=True)(function))
-        except RuntimeError:  # no folder can be written to: it is compiled anew in each process
-            return cast("F", njit(nogil=True, fastmath=set(flags))(function))
-
-    return make
-
-
 @compiled("contract")
 def power(t: np.float32) -> np.float32:
-    """2^t for t <= 0, to about 1.2e-7 of itself: exactly 1 at 0, exactly 0 below −126.5; NaN stays NaN.
+    """2^t for LOWEST <= t <= 0, to about 1.5e-7 of itself: exactly 1 at 0, exactly 0 below −126.5; NaN stays NaN.
 
     Without `reassoc`: ROUNDER must not cancel.
     """
-    t = LOWEST if t < LOWEST else t
     shifted = t + ROUNDER
     f = t - (shifted - ROUNDER)
     n = np.int32(np.float32(shifted).view(np.int32) << np.int32(23))
     scale = np.int32(n + UNIT).view(np.float32)
-    series = ONE + f * (C1 + f * (C2 + f * (C3 + f * (C4 + f * (C5 + f * C6)))))
+    series = ONE + f * (C1 + f * (C2 + f * (C3 + f * (C4 + f * C5))))
     return series * scale
+
+
+@compiled("contract")
+def weight_of(score: np.float32, shift: np.float32) -> np.float32:
+    """2^(score − shift); a difference that is NaN stays it."""
+    below = score - shift
+    return power(LOWEST if below < LOWEST else below)
 
 
 @compiled()
@@ -97,15 +73,15 @@ def highest(bits: np.ndarray) -> np.float32:
 
 @compiled("contract", "reassoc", "nsz")
 def weigh(w: np.ndarray, shift: np.float32, back: np.ndarray) -> tuple[np.float32, np.float32, np.float32]:
-    """Put 2^(s − shift) for a row's scores. Returns Σ w, Σ w (s − shift), Σ w · back."""
+    """A row's scores to weights, 2^(s − shift). Returns Σ w, Σ w (s − shift), Σ w · back."""
     mass, surprise, distance = ZERO, ZERO, ZERO
     for x in range(w.shape[0]):
-        t = w[x] - shift
-        t = LOWEST if t < LOWEST else t
-        weight = power(t)
+        below = w[x] - shift
+        below = LOWEST if below < LOWEST else below
+        weight = power(below)
         w[x] = weight
         mass += weight
-        surprise += weight * t
+        surprise += weight * below
         distance += weight * back[x]
     return mass, surprise, distance
 
@@ -152,86 +128,86 @@ def add_values(out: np.ndarray, share: np.float32, w: np.ndarray, v: np.ndarray)
 
 
 @compiled()
-def place_of(order: np.ndarray, low: int, high: int, key: int) -> int:
-    """First place of order[low:high], which rises, with a key of at least `key`."""
-    while low < high:
-        middle = (low + high) // 2
-        if order[middle] < key:
-            low = middle + 1
-        else:
-            high = middle
-    return low
-
-
-@compiled()
 def span(place: Place, k: int) -> tuple[int, int]:
     """First and last-plus-one key of row k, as `Sequence.span` has it, within the strip's."""
-    position = place.position + k
+    position = place.all.offset + place.start + k
     first, stop = place.low, place.high
-    if place.causal:
+    if place.all.causal:
         stop = min(stop, position + 1)
-    if place.window > 0:
-        first = max(first, position - place.window + 1)
-        if not place.causal:
-            stop = min(stop, position + place.window)
+    if place.all.window > 0:
+        first = max(first, position - place.all.window + 1)
+        if not place.all.causal:
+            stop = min(stop, position + place.all.window)
     return min(first, stop), stop
 
 
 @compiled("contract")
-def weigh_row(
-    place: Place, h: int, k: int, w: np.ndarray, bits: np.ndarray, given: Given, rows: np.ndarray
-) -> np.float32:
+def weigh_row(place: Place, h: int, k: int, given: Given, rows: np.ndarray, work: Work) -> np.float32:
     """Scores of one row to weights, their sums to `rows`. Returns 1 / total, 0 for a row that sees nothing."""
-    line, (first, stop) = h * place.rows + k, span(place, k)
-    at = place.pad - place.low
-    w[line, place.pad : at + first] = ZERO
-    w[line, at + stop : at + place.high] = ZERO
-    own, head, t = w[line, at + first : at + stop], place.head + h, place.row + k
-    largest = highest(bits[line, at + first : at + stop])
+    line, (first, stop), at = h * place.rows + k, span(place, k), place.all.pad - place.low
+    work.w[line, place.all.pad : at + first] = ZERO
+    work.w[line, at + stop : at + place.high] = ZERO
+    own, head, t = work.w[line, at + first : at + stop], place.all.head + h, place.all.first_row + place.start + k
+    largest = highest(work.bits[line, at + first : at + stop])
     shift, learned = largest, ZERO
-    if place.learned:
+    if place.all.learned:
         shift = given.learned[h] if given.learned[h] > largest else largest
-        learned = power(given.learned[h] - shift)
-    begin = given.farthest - place.position + first
+        learned = weight_of(given.learned[h], shift)
+    begin = given.farthest - place.all.offset - place.start + first
     mass, surprise, distance = weigh(own, shift, given.back[begin : begin + stop - first])
     if shift == HIDDEN:  # 2^0 would weigh every key
         own[:] = ZERO
         mass, surprise, distance = ZERO, ZERO, ZERO
     total = mass + learned
     rows[TOTAL, head, t], rows[MASS, head, t], rows[SHIFT, head, t] = total, mass, shift
-    rows[PEAK, head, t] = power(largest - shift)
     rows[SURPRISE, head, t], rows[DISTANCE, head, t] = surprise, distance
+    rows[PEAK, head, t] = weight_of(largest, shift)
     if place.low == 0 and place.high > 0:
-        rows[FIRST, head, t] = w[line, place.pad]
+        rows[FIRST, head, t] = work.w[line, place.all.pad]
     return ZERO if total == ZERO else ONE / total
 
 
 @compiled("contract")
-def write_row(place: Place, h: int, k: int, inverse: np.float32, w: np.ndarray, given: Given, answer: Answer) -> None:
+def write_row(place: Place, row: np.ndarray, h: int, k: int, inverse: np.float32, given: Given, answer: Answer) -> None:
     """What else is told of one row: keys before it, sinks, the window's output, labels."""
-    (first, stop), position = span(place, k), place.position + k
-    head, t, at = place.head + h, place.row + k, place.pad - place.low
-    row = w[h * place.rows + k]
-    if place.causal:
+    (first, stop), position = span(place, k), place.all.offset + place.start + k
+    head, t, at = place.all.head + h, place.all.first_row + place.start + k, place.all.pad - place.low
+    if place.all.causal:
         if first <= position < stop:
             answer.rows[CURRENT, head, t] = row[at + position]
         if first <= position - 1 < stop:
             answer.rows[PREVIOUS, head, t] = row[at + position - 1]
-        near = max(first, position - place.near + 1)
+        near = max(first, position - place.all.near + 1)
         answer.rows[LOCAL, head, t] = total_of(row[at + near : at + max(near, stop)])
-        for key in range(place.low, min(place.sinks, place.high)):
+        for key in range(place.low, min(place.all.sinks, place.high)):
             answer.sinks[head, t, key] = row[at + key]
-        near = max(near, place.sinks)
+        kept = min(place.all.sinks, stop)
+        if first < kept:
+            add_values(answer.sink_part[head, t], inverse, row[at + first : at + kept], given.v[first:kept])
+        near = max(near, place.all.sinks)
         if near < stop:
-            add_values(answer.local[head, t], inverse, row[at + near : at + stop], given.v[near:stop])
+            add_values(answer.local_part[head, t], inverse, row[at + near : at + stop], given.v[near:stop])
     for n in range(given.order.shape[0]):
         low, high = given.first[n, place.start + k], given.stop[n, place.start + k]
-        low = place_of(given.order[n], low, high, first)
-        high = place_of(given.order[n], low, high, stop)
+        if first > 0:
+            low += np.searchsorted(given.order[n, low:high], first)
+        if low < high and given.order[n, high - 1] >= stop:
+            high = low + np.searchsorted(given.order[n, low:high], stop)
         found = 0.0
         for x in range(low, high):
             found += row[at + given.order[n, x]]
         answer.lookups[n, head, t] = found
+
+
+@compiled()
+def add_rows(
+    out: np.ndarray, share: np.ndarray, w: np.ndarray, line: int, last: int, first: int, stop: int, step: int
+) -> None:
+    """out += Σ share · columns [first, stop) of four lines, none beyond `last`; each `step` further right."""
+    second, third, fourth = min(line + 1, last), min(line + 2, last), min(line + 3, last)
+    a, b = w[line, first:stop], w[second, first + step : stop + step]
+    c, d = w[third, first + 2 * step : stop + 2 * step], w[fourth, first + 3 * step : stop + 3 * step]
+    add_four(out, share, a, b, c, d)
 
 
 @compiled()
@@ -242,19 +218,11 @@ def add_profile(
 
     Seen by distance, each row stands one column further left than the one before.
     """
-    at, position = place.pad - place.low, place.position + k
-    base = place.n_keys - 1 - position
+    at, position = place.all.pad - place.low, place.all.offset + place.start + k
+    base = place.all.n_keys - 1 - position
     low = max(first, -base)
     high = max(low, min(stop - 3, position + 1))
-    last = line + n - 1
-    add_four(
-        out[base + low : base + high],
-        share,
-        w[line, at + low : at + high],
-        w[min(line + 1, last), at + low + 1 : at + high + 1],
-        w[min(line + 2, last), at + low + 2 : at + high + 2],
-        w[min(line + 3, last), at + low + 3 : at + high + 3],
-    )
+    add_rows(out[base + low : base + high], share, w, line, line + n - 1, at + low, at + high, 1)
     for x in range(n):
         own = base - x
         left, right = max(first, -own), min(stop, position + x + 1)
@@ -266,56 +234,64 @@ def add_profile(
 
 
 @compiled()
-def close_rows(place: Place, h: int, band: int, totals: Totals) -> None:
+def close_rows(place: Place, h: int, band: int, sums: Totals, column: np.ndarray) -> None:
     """Sums by key of some rows: float32 so far, added to those of all rows and to the thumbnail's band."""
-    column = totals.column
-    if place.bands > 0:
-        for cell in range(place.bands):
-            first = max(place.low, -(-cell * place.n_keys // place.bands))
-            stop = min(place.high, -(-(cell + 1) * place.n_keys // place.bands))
-            if first < stop:
-                totals.thumbnail[h, band, cell] += total_of(column[first:stop])
+    for cell in range(place.all.bands):
+        first = max(place.low, -(-cell * place.all.n_keys // place.all.bands))
+        stop = min(place.high, -(-(cell + 1) * place.all.n_keys // place.all.bands))
+        if first < stop:
+            sums.thumbnail[h, band, cell] += total_of(column[first:stop])
     for key in range(place.low, place.high):
-        totals.received[h, key] += column[key]
+        sums.received[h, key] += column[key]
         column[key] = ZERO
 
 
 @compiled()
-def run_strip(place: Place, w: np.ndarray, bits: np.ndarray, given: Given, answer: Answer, totals: Totals) -> None:
-    """One strip: scores in `w` become weights, everything is counted; four rows at a time go to the sums by key."""
-    share, of_profile = np.zeros(4, np.float32), np.zeros(4, np.float32)
-    for h in range(place.heads):
+def run_rows(place: Place, h: int, k: int, n: int, given: Given, answer: Answer, work: Work) -> None:
+    """Rows k … k + n − 1 of a head, four at most: weights, what is told of each row, float32 sums by key."""
+    line, share, w = h * place.rows + k, work.share, work.w
+    share[:] = ZERO
+    for x in range(n):
+        inverse = weigh_row(place, h, k + x, given, answer.rows, work)
+        write_row(place, w[line + x], h, k + x, inverse, given, answer)
+        work.inverse[h, k + x], share[x] = inverse, inverse
+    (first, _), (_, stop), at = span(place, k), span(place, k + n - 1), place.all.pad - place.low
+    add_rows(work.column[first:stop], share, w, line, line + n - 1, at + first, at + stop, 0)
+    if place.all.profiled:
+        if place.all.offset + place.start + k == 0:
+            share[0] = ZERO  # the profile is over positions 1 and later
+        add_profile(place, line, k, n, first, stop, w, share, work.profile)
+
+
+@compiled()
+def run_strip(
+    layout: Layout, start: int, rows: int, low: int, high: int, given: Given, answer: Answer, sums: Totals, work: Work
+) -> None:
+    """One strip: scores in `work.w` become weights, everything is counted."""
+    place = Place(layout, start, rows, low, high)
+    for h in range(layout.heads):
         k = 0
-        while k < place.rows:
-            band = place.bands * (place.start + k) // place.n_keys
-            end = place.rows
-            if place.bands > 0:
-                end = min(end, -(-(band + 1) * place.n_keys // place.bands) - place.start)
+        while k < rows:  # the rows of one band of the thumbnail, or all of them
+            band, end = 0, rows
+            if layout.bands > 0:
+                band = layout.bands * (start + k) // layout.n_keys
+                end = min(end, -(-(band + 1) * layout.n_keys // layout.bands) - start)
             while k < end:
-                n, line = min(4, end - k), h * place.rows + k
-                share[:] = ZERO
-                for x in range(n):
-                    inverse = weigh_row(place, h, k + x, w, bits, given, answer.rows)
-                    write_row(place, h, k + x, inverse, w, given, answer)
-                    totals.inverse[h, k + x], share[x] = inverse, inverse
-                first, stop = span(place, k)[0], span(place, k + n - 1)[1]
-                at, last = place.pad - place.low, line + n - 1
-                add_four(
-                    totals.column[first:stop],
-                    share,
-                    w[line, at + first : at + stop],
-                    w[min(line + 1, last), at + first : at + stop],
-                    w[min(line + 2, last), at + first : at + stop],
-                    w[min(line + 3, last), at + first : at + stop],
-                )
-                if place.profiled:
-                    of_profile[:] = share
-                    if place.position + k == 0:
-                        of_profile[0] = ZERO  # the profile is over positions 1 and later
-                    add_profile(place, line, k, n, first, stop, w, of_profile, totals.profile)
+                n = min(4, end - k)
+                run_rows(place, h, k, n, given, answer, work)
                 k += n
-            close_rows(place, h, band, totals)
-        if place.profiled:
-            for x in range(place.n_keys):
-                totals.by_distance[h, x] += totals.profile[x]
-                totals.profile[x] = ZERO
+            close_rows(place, h, band, sums, work.column)
+        if layout.profiled:
+            for x in range(layout.n_keys):
+                sums.by_distance[h, x] += work.profile[x]
+                work.profile[x] = ZERO
+
+
+@compiled()
+def write_output(layout: Layout, start: int, rows: int, output: np.ndarray, inverse: np.ndarray, z: np.ndarray) -> None:
+    """Σ w v of a strip's rows, normalised, to their place in the answer."""
+    for h in range(layout.heads):
+        for k in range(rows):
+            own, line = z[layout.head + h, layout.first_row + start + k], output[h * rows + k]
+            for x in range(own.shape[0]):
+                own[x] = line[x] * inverse[h, k]

@@ -35,7 +35,7 @@ i₀ the first row of the strip."""
 
 
 class Raw:
-    """Tensors of the answer: z [B, H, T, Dv], rows [fields, B, H, T], sums over rows by key, distance and band."""
+    """Tensors of the answer: z and parts [B, H, T, Dv], rows [fields, B, H, T], sums by key, distance and band."""
 
     def __init__(self, call: Attention, request: Request, dtype: torch.dtype) -> None:
         """Zeroed, in `dtype` (sums over rows in float64)."""
@@ -45,7 +45,7 @@ class Raw:
         def zeros(*shape: int, dtype: torch.dtype = dtype) -> Tensor:
             return torch.zeros(shape, dtype=dtype, device=device)
 
-        self.z, self.local_part = zeros(B, H, T, Dv), zeros(B, H, T, Dv)
+        self.z, self.sink_part, self.local_part = (zeros(B, H, T, Dv) for _ in range(3))
         self.rows = zeros(len(FIELDS), B, H, T)
         self.sink_weights = zeros(B, H, T, min(request.sinks, S))
         self.lookups = zeros(len(request.lookups), B, H, T)
@@ -83,7 +83,9 @@ class Raw:
         mass = raw["mass"]
         log_total = raw["total"].log()
         local_mass = (raw["local"] - self._sinks_in_window(raw["local"])) * inverse
-        unseen = (blind | (not ordered))[..., None]
+        if not ordered or bool(blind.any()):
+            for part in (self.sink_part, self.local_part):
+                part.masked_fill_((blind | (not ordered))[..., None], torch.nan)
         by_distance = self.by_distance if normal and ordered else torch.full_like(self.by_distance, torch.nan)
         made = Statistics(
             lse=(raw["shift"] * LN2 + log_total).masked_fill(blind, torch.nan) if normal else nowhere,
@@ -98,8 +100,8 @@ class Raw:
             row_mass=mass * inverse,
             sink_mass=self.sink_weights.sum(-1) * inverse if ordered else nowhere,
             local_mass=local_mass if ordered else nowhere,
-            sink_part=self._sink_part(inverse) if ordered else torch.full_like(self.local_part, torch.nan),
-            local_part=self.local_part.masked_fill_(unseen, torch.nan),
+            sink_part=self.sink_part,
+            local_part=self.local_part,
             lookup={name: value * inverse for name, value in self.lookup.items()},
             visible=self.visible,
             received=self.received,
@@ -148,21 +150,6 @@ class Raw:
             place = (sequence.index, slice(None), slice(sequence.first_row, sequence.first_row + n))
             both[place] = (self.sink_weights[place][..., : len(j)] * (i - j < self.request.window)).sum(-1)
         return both
-
-    def _sink_part(self, inverse: Float[Tensor, "B H T"]) -> Float[Tensor, "B H T Dv"]:
-        """Σ over the sinks of P v: a few columns, so once for all rows."""
-        part = torch.zeros_like(self.local_part)
-        for sequence in sequences(self.call):
-            n = min(self.sink_weights.shape[-1], sequence.n_keys)
-            v = sequence.v[:, :n].to(self.dtype).repeat_interleave(sequence.group, 0)
-            place = (
-                sequence.index,
-                slice(None),
-                slice(sequence.first_row, sequence.first_row + sequence.n_rows),
-            )
-            for out, weights, values in zip(part[place], self.sink_weights[place], v, strict=True):
-                torch.mm(weights[:, :n], values, out=out)
-        return part.mul_(inverse[..., None])
 
     def _mean_thumbnail(self) -> Tensor | None:
         if self.thumbnail is None:

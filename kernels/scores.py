@@ -19,8 +19,8 @@ Prepared = tuple[Float[Tensor, "r T D"], Float[Tensor, "D S"], Float[Tensor, "S 
 
 def put_scores(
     out: Float[Tensor, "rows keys"], sequence: Sequence, group: int, rows: slice, keys: slice, tensors: Prepared
-) -> Float[Tensor, "r rows keys"]:
-    """Write the scores of all heads' rows of a group into `out`, head by head; returns the same memory by head.
+) -> None:
+    """Write the scores of all heads' rows of a group into `out`, head by head.
 
     Shaped by temperature, soft cap and bias; in units of log 2 but for sigmoid gates. Nothing is hidden yet. Where
     `out` is part of a wider buffer, its rows keep that buffer's stride.
@@ -30,12 +30,10 @@ def put_scores(
     if sequence.temperature is not None:
         scaled /= sequence.temperature[rows, None].to(scaled)
     torch.mm(scaled.reshape(out.shape[0], -1), kt[:, keys], out=out)
-    by_head = heads_of(out, q.shape[0])
     if shaped(sequence):
-        _shape_scores(by_head, sequence, group, rows, keys)
+        _shape_scores(heads_of(out, q.shape[0]), sequence, group, rows, keys)
         if not sequence.score.sigmoid:
             out *= LOG2E
-    return by_head
 
 
 def heads_of(lines: Float[Tensor, "rows keys"], heads: int) -> Float[Tensor, "r rows keys"]:

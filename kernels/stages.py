@@ -7,7 +7,6 @@ passes over each row, on a CPU.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Protocol
 
 from jaxtyping import Float
@@ -17,9 +16,16 @@ from probe.kernels.sequences import Sequence
 from probe.kernels.strips import Strip
 from probe.kernels.sums import Sums
 
-StripOf = Callable[[int, int], tuple[Strip, Float[Tensor, "r rows"]]]
-"""Rows [start, stop) in: outputs and row sums are written, sums by key, band and distance added. Out: the strip, whose
-weights last until the next one, and 1 / total of each row, 0 where the row sees no key."""
+
+class Strips(Protocol):
+    """The strips of one item, in order, in buffers of one thread."""
+
+    def run(self, start: int, stop: int) -> None:
+        """Rows [start, stop): outputs and row sums are written, sums by key, band and distance added."""
+
+    def last(self) -> tuple[Strip, Float[Tensor, "r rows"]]:
+        """The strip run last, while its weights last, and 1 / total of its rows, 0 where a row sees no key: for what
+        only some calls ask for (see `sweep`)."""
 
 
 class Stage(Protocol):
@@ -28,5 +34,5 @@ class Stage(Protocol):
     def workspace(self, served: list[Sequence], like: Tensor) -> Any:
         """Buffers for the strips of any of these sequences, for one thread."""
 
-    def strips(self, sums: Sums, work: Any) -> StripOf:
+    def strips(self, sums: Sums, work: Any) -> Strips:
         """What computes the strips of an item, in these buffers."""

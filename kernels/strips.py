@@ -94,8 +94,8 @@ def strip(sequence: Sequence, group: int, start: int, stop: int, work: Workspace
     keys = high - low
     s = work.scores[: r * rows, work.pad : work.pad + keys]
     p = work.weights[: r * rows, work.pad : work.pad + keys]
-    s3, p3 = put_scores(s, sequence, group, slice(start, stop), slice(low, high), tensors), heads_of(p, r)
-    seen = hide(s3, sequence, group, start, stop, low, high, work)
+    put_scores(s, sequence, group, slice(start, stop), slice(low, high), tensors)
+    seen = hide(heads_of(s, r), sequence, group, start, stop, low, high, work)
     normal = not sequence.score.sigmoid
     m = s.amax(1, keepdim=True) if keys and normal else s.new_full((r * rows, 1), HIDDEN if normal else 0)
     # Where nothing is visible m is HIDDEN itself, and exp2(0) would weigh every key.
@@ -127,7 +127,7 @@ def strip(sequence: Sequence, group: int, start: int, stop: int, work: Workspace
         stop,
         low,
         high,
-        p3,
+        heads_of(p, r),
         m.view(r, rows),
         mass.view(r, rows),
         total.view(r, rows),

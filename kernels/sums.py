@@ -51,7 +51,8 @@ class Sums:
         steps = torch.arange(self.farthest + max(sequence.n_keys, self.rows_a_strip), device=self.v.device)
         self.back = (self.farthest - steps).to(raw.dtype)
         b, heads = sequence.index, item.heads
-        self.rows, self.z, self.local_part = raw.rows[:, b, heads], raw.z[b, heads], raw.local_part[b, heads]
+        self.rows, self.z = raw.rows[:, b, heads], raw.z[b, heads]
+        self.sink_part, self.local_part = raw.sink_part[b, heads], raw.local_part[b, heads]
         self.sink_weights = raw.sink_weights[b, heads]
         self.received = self._zeros(sequence.n_keys)
         self.by_distance = self._zeros(sequence.n_keys)
@@ -74,6 +75,13 @@ class Sums:
         sequence = self.sequence
         return self.item.request.distances and sequence.causal and not sequence.score.sigmoid
 
+    @property
+    def watched(self) -> bool:
+        """Whether something is asked for that is read from a strip's weights once its stage is done."""
+        request = self.item.request
+        asked = request.argmax or request.received_max or request.thresholds or request.direction is not None
+        return bool(asked) or self.sequence.allowed is not None
+
     def join(self) -> None:
         """Add the sums over rows to those of the other items (in a fixed order: see `blockwise`)."""
         raw, sequence, heads = self.raw, self.sequence, self.item.heads
@@ -87,5 +95,7 @@ class Sums:
         if raw.received_max is not None and self.received_max is not None:
             place = raw.received_max[sequence.index, heads, keys]
             torch.maximum(place, self.received_max.to(place), out=place)
-        raw.counts[sequence.index, heads, :, keys] += self.counts.long()
-        raw.effects[:, sequence.index, heads] += self.effects
+        if self.item.request.thresholds:
+            raw.counts[sequence.index, heads, :, keys] += self.counts.long()
+        if self.item.request.direction is not None:
+            raw.effects[:, sequence.index, heads] += self.effects

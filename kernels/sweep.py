@@ -22,12 +22,14 @@ def sweep(item: Item, raw: Raw, stage: Stage, work: Any) -> Sums:
     work: buffers of `stage`, this sweep's alone while it runs.
     """
     sums, step = Sums(item, raw), rows_per_strip(item.sequence)
-    strip_of = stage.strips(sums, work)
+    strips = stage.strips(sums, work)
     for start in range(item.way * step, item.sequence.n_rows, item.ways * step):
-        part, inverse = strip_of(start, min(start + step, item.sequence.n_rows))
-        _add_seen(sums, part)
-        _add_by_key(sums, part, inverse)
-        _add_effects(sums, part, inverse)
+        strips.run(start, min(start + step, item.sequence.n_rows))
+        if sums.watched:
+            part, inverse = strips.last()
+            _add_seen(sums, part)
+            _add_by_key(sums, part, inverse)
+            _add_effects(sums, part, inverse)
     return sums
 
 

@@ -11,7 +11,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from probe.kernels.sequences import Sequence
-from probe.kernels.stages import StripOf
 from probe.kernels.strips import Strip, Workspace, strip, workspace
 from probe.kernels.sums import Sums
 
@@ -23,19 +22,32 @@ class TorchStage:
         """A buffer for scores and one for weights."""
         return workspace(served, like)
 
-    def strips(self, sums: Sums, work: Workspace) -> StripOf:
-        """Weights first, then everything that is counted of them."""
+    def strips(self, sums: Sums, work: Workspace) -> TorchStrips:
+        """See `stages.Strips`."""
+        return TorchStrips(sums, work)
 
-        def strip_of(start: int, stop: int) -> tuple[Strip, Float[Tensor, "r rows"]]:
-            part = strip(sums.sequence, sums.item.group, start, stop, work, sums.item.prepared)
-            inverse = part.total.reciprocal()
-            if part.seen is not None or sums.sequence.blind(stop - 1 + sums.sequence.offset):
-                inverse.masked_fill_(part.total == 0, 0)
-            _write_rows(sums, part, sums.rows_of(start, stop), inverse, work)
-            _add_sums(sums, part, inverse)
-            return part, inverse
 
-        return strip_of
+class TorchStrips:
+    """Weights first, then everything that is counted of them."""
+
+    def __init__(self, sums: Sums, work: Workspace) -> None:
+        """work: from `TorchStage.workspace`."""
+        self.sums, self.work = sums, work
+
+    def run(self, start: int, stop: int) -> None:
+        """See `stages.Strips`."""
+        sums = self.sums
+        part = strip(sums.sequence, sums.item.group, start, stop, self.work, sums.item.prepared)
+        inverse = part.total.reciprocal()
+        if part.seen is not None or sums.sequence.blind(stop - 1 + sums.sequence.offset):
+            inverse.masked_fill_(part.total == 0, 0)
+        _write_rows(sums, part, sums.rows_of(start, stop), inverse, self.work)
+        _add_sums(sums, part, inverse)
+        self.part, self.inverse = part, inverse
+
+    def last(self) -> tuple[Strip, Float[Tensor, "r rows"]]:
+        """See `stages.Strips`."""
+        return self.part, self.inverse
 
 
 def _write_rows(sums: Sums, part: Strip, rows: slice, inverse: Tensor, work: Workspace) -> None:
@@ -69,11 +81,14 @@ def _write_rows(sums: Sums, part: Strip, rows: slice, inverse: Tensor, work: Wor
 
 
 def _write_classes(sums: Sums, part: Strip, rows: slice, inverse: Tensor, work: Workspace) -> None:
-    """Weights of the sinks, and the output of the window without them: a small product beside the diagonal."""
+    """Weights and output of the sinks, and the output of the window without them: two small products."""
     weights, low, high = part.weights, part.low, part.high
     near = max(0, min(sums.item.request.sinks, high) - low)
     if near:
-        sums.sink_weights[:, rows, low : low + near] = weights[..., :near]
+        of_sinks = weights[..., :near]
+        sums.sink_weights[:, rows, low : low + near] = of_sinks
+        out = torch.mm(of_sinks.flatten(0, 1), sums.v[low : low + near]).view(*inverse.shape, -1)
+        torch.mul(out, inverse[..., None], out=sums.sink_part[:, rows])
     window_start = part.start + sums.sequence.offset - sums.item.request.window + 1
     begin = max(low + near, window_start)
     if begin >= high:

@@ -45,7 +45,7 @@ def test_asked_for_by_name_without_numba_is_one_clear_line(call: Call, monkeypat
 
 
 def test_a_numba_that_cannot_be_imported_is_one_clear_line(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("numba_stage", "numba_strip"):
+    for name in ("numba_stage", "numba_strip", "numba_compile"):
         monkeypatch.delitem(sys.modules, f"probe.kernels.{name}", raising=False)
     monkeypatch.setitem(sys.modules, "numba", None)
     monkeypatch.setattr(numba_backend, "numba_version", lambda: "1.0")
