@@ -5,7 +5,8 @@
 Every piece runs in a process of its own (`gpu_pieces`): those that time nothing side by side, as they mostly compile,
 then the others one by one. `<device>.json` and `<device>.md` are written anew after each piece, so nothing that was
 computed is lost; pieces of an earlier run on the same device and versions stay: checks can be run first, times later.
-Exit status: 0; 1, a statistic is outside its bound or a test failed; 2, no CUDA device; 3, a piece did not end.
+Exit status: 0; 1, something is wrong (a statistic outside its bound, a failed test, too much memory); 2, no CUDA
+device; 3, a piece did not run to its end.
 """
 
 from __future__ import annotations

@@ -33,29 +33,36 @@ def worst_checks(document: Document) -> list[Record]:
     return list(worst.values())
 
 
-def complaints(document: Document) -> list[str]:
-    """What went wrong, a line each: statistics outside their bounds, failed tests, raised passes, broken pieces."""
-    wrong = [
+def wrong(document: Document) -> list[str]:
+    """What is wrong with the kernels, a line each: statistics outside their bounds, failed tests, passes that raised (a
+    peer that does not run here is no fault), more memory than allowed."""
+    lines = [
         f"{row['what']}: {row['worst']:.3g} times its bound ({row['where']})"
         for row in worst_checks(document)
         if not row["worst"] <= 1
     ]
-    wrong += [f"failed: {row['name']}" for row in of_kind(document, "test") if row["outcome"] == "failed"]
-    wrong += [f"{row['what']} at {row['tokens']:,}: {row['why_not']}" for row in _not_run(document)]
+    lines += [f"failed: {row['name']}" for row in of_kind(document, "test") if row["outcome"] == "failed"]
+    lines += [
+        f"{row['what']} at {row['tokens']:,}: {row['why_not']}"
+        for row in of_kind(document, "time")
+        if "why_not" in row and not row["peer"]
+    ]
+    return lines + [
+        f"{row['what']} at {row['tokens']:,}: {row['mib']:,.1f} MiB, {row['allowed_mib']:,.0f} are allowed"
+        for row in of_kind(document, "memory")
+        if not row["mib"] <= row["allowed_mib"]
+    ]
+
+
+def complaints(document: Document) -> list[str]:
+    """What is wrong, and the pieces that did not run to their end."""
     broken = [f"{name}: {piece['status']}" for name, piece in document["pieces"].items() if piece["status"] != "0"]
-    return wrong + broken
-
-
-def _not_run(document: Document) -> list[Record]:
-    """Work of ours that raised; a peer that does not run here is no complaint."""
-    return [row for row in of_kind(document, "time") if "why_not" in row and not row["peer"]]
+    return wrong(document) + broken
 
 
 def status(document: Document) -> int:
-    """0; 1 where a statistic is outside its bound, a test failed or a pass raised; 3 where only a piece broke."""
-    found = any(not row["worst"] <= 1 for row in worst_checks(document))
-    found = found or bool(_not_run(document)) or any(row["outcome"] == "failed" for row in of_kind(document, "test"))
-    return 1 if found else 3 if complaints(document) else 0
+    """0; 1 where something is wrong with the kernels; 3 where only a piece did not run to its end."""
+    return 1 if wrong(document) else 3 if complaints(document) else 0
 
 
 def table(document: Document) -> str:

@@ -77,8 +77,7 @@ def flex_times(plan: Plan, length: int, device: torch.device, clock: Clock) -> I
     """FlexAttention with its log-sum-exp, alone and with the row statistics from it in torch."""
     call = make_call(plan, length, device)
     for what, statistics in (("output and lse", False), ("with lse, the statistics in torch", True)):
-        run = lambda statistics=statistics: flex(call, statistics=statistics)()  # noqa: E731
-        yield timed(length, Work(f"FlexAttention, {what}", run, peer=True), clock)
+        yield timed(length, Work(f"FlexAttention, {what}", flex(call, statistics=statistics), peer=True), clock)
 
 
 def eager_times(plan: Plan, device: torch.device, clock: Clock) -> Iterator[Record]:

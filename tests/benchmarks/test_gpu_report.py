@@ -26,6 +26,10 @@ def timed(
     return {**row, "seconds": seconds, "low": seconds / 2, "high": 2 * seconds, "runs": runs}
 
 
+def used(mib: float) -> Record:
+    return {"kind": "memory", "what": "both", "tokens": 8, "mib": mib, "allowed_mib": 36.0}
+
+
 def document(records: list[Record], **more: Any) -> Document:
     return joined(None, DEVICE, PLAN, {"one": Ended("0", 3.0, records), **more})
 
@@ -63,6 +67,8 @@ def test_the_worst_of_each_statistic_and_nan_is_worst() -> None:
         ([{"kind": "test", "name": "test_x", "outcome": "skipped", "seconds": 1}], None, 0),
         ([timed(8, "pass 1: output, lse", None)], "pass 1: output, lse at 8: out of memory", 1),
         ([timed(8, "cuDNN sdpa", None, peer=True)], None, 0),
+        ([used(36.0)], None, 0),
+        ([used(36.5)], "both at 8: 36.5 MiB, 36 are allowed", 1),
     ],
 )
 def test_what_is_complained_about(records: list[Record], complaint: str | None, code: int) -> None:
