@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 
+from probe.kernels.dispatch import automatic
 from tests.benchmarks.child import attention_call, dense_statistics, statistics_of
 
 RESULTS = Path(__file__).parent / "results"
@@ -51,6 +52,7 @@ def machine() -> dict[str, Any]:
         "processor": names[0] if names else platform.processor(),
         "cores": torch.get_num_threads(),
         "system": platform.system(),
+        "attention": automatic(),
         "versions": {name: version(name) for name in ("headprobe", "torch", "transformers", "transformer-lens")},
     }
 
@@ -133,7 +135,7 @@ def table(document: dict[str, Any]) -> str:
     """The rows as a Markdown table."""
     about = document["machine"]
     lines = [
-        f"{about['processor']}, {about['cores']} threads, float32; "
+        f"{about['processor']}, {about['cores']} threads, float32, attention by {about['attention']}; "
         + ", ".join(f"{name} {number}" for name, number in about["versions"].items()),
         "",
         "| what | beside | time ratio (range) | seconds | peak memory | above the plain forward |",
