@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -65,6 +66,26 @@ def decoding(
         v=draw(2, 2, S, D if Dv is None else Dv),
         mask=Mask(query_offset=S - T, **mask),
         score=Score(scale=D**-0.5, **score),
+    )
+
+
+def first(call: Attention, *, sequences: int = 2, groups: int = 2) -> Attention:
+    """The first sequences and key/value heads of a call, with their query heads and rules."""
+    heads = groups * (call.q.shape[1] // call.k.shape[1])
+    mask, score = call.mask, call.score
+
+    def cut(values: Tensor | None, count: int) -> Tensor | None:
+        return None if values is None else values[:count]
+
+    return Attention(
+        *(x[:sequences, :n] for x, n in ((call.q, heads), (call.k, groups), (call.v, groups))),
+        replace(mask, lengths=cut(mask.lengths, sequences), documents=cut(mask.documents, sequences)),
+        replace(
+            score,
+            sinks=cut(score.sinks, heads),
+            slopes=cut(score.slopes, heads),
+            temperature=cut(score.temperature, sequences),
+        ),
     )
 
 

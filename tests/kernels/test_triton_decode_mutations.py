@@ -17,7 +17,7 @@ from probe.kernels.inputs import Attention
 from probe.kernels.testing import MismatchError
 from probe.kernels.triton_decode import Tile
 from probe.kernels.triton_jit import interpreted
-from tests.kernels.decoding import decoding, tied, tied_keys
+from tests.kernels.decoding import decoding, first, tied, tied_keys
 
 CHAIN = ("top", "decode", "decode_merge", "decode_launch")
 """The modules of decoding, each importing only those before it."""
@@ -114,28 +114,24 @@ REQUEST = DecodeRequest(sinks=3, window=20, top=2)
 
 
 def every_rule() -> Attention:
-    """Two sequences, two heads of a group, two queries on 100 keys; one query in padding, one alone in a document."""
-    call = decoding("everything", T=2, S=100)
-    assert call.score.slopes is not None
+    """Two sequences, two heads of a group, two queries on 70 keys; one query in padding, one alone in a document."""
+    call = first(decoding("everything", T=2, S=70), groups=1)
     assert call.score.sinks is not None
     assert call.score.temperature is not None
     mask = replace(
         call.mask,
-        lengths=torch.tensor([[0, 99], [85, 100]]),
-        documents=(torch.arange(100) >= torch.tensor([[10], [99]])).long(),
-        window=80,
+        lengths=torch.tensor([[0, 69], [55, 70]]),
+        documents=(torch.arange(70) >= torch.tensor([[10], [69]])).long(),
+        window=50,
     )
-    score = replace(
-        call.score, slopes=call.score.slopes[:2], sinks=call.score.sinks[2:], temperature=call.score.temperature[:, :2]
-    )
-    return replace(call, q=call.q[:, :2], k=call.k[:, :1], v=call.v[:, :1], mask=mask, score=score)
+    score = replace(call.score, sinks=call.score.sinks + 2, temperature=call.score.temperature[:, :2])
+    return replace(call, mask=mask, score=score)
 
 
 def notices(decode: Decode) -> bool:
     """Whether one of a few small calls differs from the definition: splits of two tiles, the last one partial."""
-    sinks, tie = decoding("learned sinks", T=1, S=40), tied(100)
-    sinks = replace(sinks, q=sinks.q[:1], k=sinks.k[:1], v=sinks.v[:1])
-    tie = replace(tie, q=tie.q[:1, :2], k=tie.k[:1, :1], v=tie.v[:1, :1])
+    sinks = first(decoding("learned sinks", T=1, S=40), sequences=1)
+    tie = first(tied(100), sequences=1, groups=1)
     with interpreted():
         try:
             for call in (every_rule(), sinks, tie):
