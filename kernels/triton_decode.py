@@ -157,16 +157,19 @@ class Tile:
 def tile_of(rows: int, call: Attention, top: int = 0) -> Tile:
     """The tile for `rows` query rows of one key/value head that keep `top` keys: 16 or 32 of them, 32 or 64 keys.
 
-    Kept keys take registers: then there are fewer rows or more warps. Anything larger spills (compiled for sm_80 and
-    sm_90), and so do 16-bit inputs with kept keys where the assembler may limit registers by itself, to fit one more
-    program beside the first. float32 has no matrix instruction, and its products are spread over more threads.
+    By what spilled when compiled for sm_80 and sm_90. Kept keys take registers: then there are fewer rows or more
+    warps, and all registers are granted, where the assembler would rather spill to fit one more program beside the
+    first. float32 has no matrix instruction; its products are spread over more threads. Heads of 16 columns have every
+    warp do the same keys, so there are fewer of them; they alone still spill up to width 128, beyond 64 kept keys.
     """
+    widths = padded(call.q.shape[3]) + padded(call.v.shape[3])
     if call.q.dtype.itemsize == 4:
-        return Tile(16 if rows <= 16 or top else 32, 32, 8, 2)
-    wide = padded(call.q.shape[3]) + padded(call.v.shape[3]) > 512
+        few = rows <= 16 or top > 0
+        return Tile(16 if few else 32, 64 if few and widths <= 128 else 32, 8, 2)
     few = rows <= 16 or top > 64
-    light = top <= 64 and (few or not top)
-    return Tile(16 if few else 32, 64 if few and not wide else 32, 4 if light else 8, 2, 255 if top else None)
+    keys = 64 if few and 32 < widths <= 512 else 32
+    warps = 8 if top > 64 or (top and not few) else 4
+    return Tile(16 if few else 32, keys, warps, 2, 255 if top or not few else None)
 
 
 def padded(width: int) -> int:

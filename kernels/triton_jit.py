@@ -25,7 +25,7 @@ _inside = 0
 
 PLAIN = (
     "B", "G", "H", "T", "S", "blocks", "last", "offset", "window", "kept_sinks", "kept_window", "steps", "n_rows",
-    "key_from", "key_to", "chunk", "mask_window", "sinks",
+    "key_from", "key_to", "chunk", "splits", "mask_window", "sinks",
 )  # fmt: skip
 """Arguments whose value must not choose the code: each new length of a text would compile the kernels anew."""
 
