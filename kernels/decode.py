@@ -6,10 +6,22 @@ from probe.kernels.decode_blocks import decode_blocks
 from probe.kernels.decode_reference import decode_reference
 from probe.kernels.decoded import Decoded, DecodeRequest, validate_decode
 from probe.kernels.inputs import Attention
-from probe.kernels.triton_decode_launch import refusal, triton_decode
 from probe.kernels.validate import KernelError
 
-BACKENDS = {"triton": triton_decode, "blockwise": decode_blocks, "reference": decode_reference}
+
+def _split(call: Attention, request: DecodeRequest) -> Decoded:
+    # Imported where it is used: Triton is not there on every system, and takes its time.
+    try:
+        from probe.kernels.triton_decode_launch import refusal, triton_decode
+    except ImportError as error:
+        raise KernelError(f"Triton cannot be imported ({error}); install it, or use backend='blockwise'") from error
+    reason = refusal(call, request)
+    if reason is not None:
+        raise KernelError(f"backend 'triton' cannot compute this call: {reason}; take 'blockwise'")
+    return triton_decode(call, request)
+
+
+BACKENDS = {"triton": _split, "blockwise": decode_blocks, "reference": decode_reference}
 
 
 def decode_statistics(call: Attention, request: DecodeRequest | None = None, *, backend: str = "auto") -> Decoded:
@@ -24,9 +36,6 @@ def decode_statistics(call: Attention, request: DecodeRequest | None = None, *, 
     name = chosen(call) if backend == "auto" else backend
     if name not in BACKENDS:
         raise KernelError(f"backend {backend!r} does not exist; wanted one of auto, {', '.join(BACKENDS)}")
-    reason = refusal(call, request) if name == "triton" else None
-    if reason is not None:
-        raise KernelError(f"backend 'triton' cannot compute this call: {reason}; take 'blockwise'")
     return BACKENDS[name](call, request)
 
 

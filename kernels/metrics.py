@@ -6,6 +6,8 @@ NaN. The formulas are METRICS'; `reference_metrics` states each of them densely.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -122,16 +124,16 @@ def nanmax(value: Float[Tensor, "B H S"]) -> Float[Tensor, "B H"]:
     return best.masked_fill(best.isinf(), torch.nan)
 
 
-def offset_bins(n: int) -> Int[Tensor, "n"]:
-    """Bin of every distance 0 … n − 1: bin 0 is distance 0, bin b >= 1 is 2^(b−1) … 2^b − 1."""
-    edges = 2 ** torch.arange(max(n, 2).bit_length())
-    return torch.bucketize(torch.arange(n), edges, right=True)
+def offset_edges(n: int) -> list[int]:
+    """Edges of the bins of the distances 0 … n − 1: bin 0 is distance 0, bin b >= 1 is 2^(b−1) … 2^b − 1."""
+    return [0, *(2**power for power in range(max(n - 1, 0).bit_length())), n]
 
 
 def offset_mass(statistics: Statistics, position: Int[Tensor, "B T"]) -> Float[Tensor, "B H bins"]:
     """Mean over queries at positions >= 1 of the mass by distance, in powers of two; B = 2 + ⌊log2(T − 1)⌋ bins."""
     total = statistics.by_distance
     rows = ((position >= 1)[:, None] & (statistics.visible > 0)).sum(-1)
-    bins = offset_bins(total.shape[-1]).to(total.device)
-    out = total.new_zeros(*total.shape[:2], int(bins[-1]) + 1)
-    return out.index_add_(-1, bins, total) / rows[..., None]
+    # Runs of neighbours, added up as such: scattered adds come in no fixed order on a GPU.
+    edges = offset_edges(total.shape[-1])
+    bins = [total[..., low:high].sum(-1) for low, high in pairwise(edges)]
+    return torch.stack(bins, -1) / rows[..., None]

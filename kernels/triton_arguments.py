@@ -10,26 +10,18 @@ from torch import Tensor
 
 from probe.kernels.inputs import Attention, Lookup
 from probe.kernels.triton_config import MAX_SINKS, MAX_WIDTH, Facts
-from probe.kernels.triton_jit import is_interpreted
+from probe.kernels.triton_jit import capability, is_interpreted, unfit
 from probe.kernels.triton_passes import ColumnsWanted, RowsWanted
 from probe.kernels.validate import KernelError
 
 LOG2E = 1.4426950408889634
 
-OLDEST = 80
-"""Capability 8.0, A100: earlier GPUs have neither bfloat16 nor asynchronous copies."""
-
 
 def check_sayable(call: Attention, *, sinks: int = 0) -> None:
     """Raise KernelError, naming it, for anything in a valid call that the GPU kernels cannot be told."""
-    device = call.q.device
-    if device.type != "cuda" and not is_interpreted():
-        raise KernelError(f"the triton backend runs on CUDA but q is on {device}; use backend='blockwise'")
-    if device.type == "cuda" and is_interpreted():
-        raise KernelError(f"Triton's interpreter runs on the CPU but q is on {device}; leave it (TRITON_INTERPRET)")
-    if _capability(device) < OLDEST:
-        found, wanted = _capability(device) / 10, OLDEST / 10
-        raise KernelError(f"{device} has capability {found}, triton wants {wanted} or more; use backend='blockwise'")
+    reason = unfit(call.q.device)
+    if reason is not None:
+        raise KernelError(f"{reason}; use backend='blockwise'")
     reasons = {
         "mask.allowed is a Python function": call.mask.allowed is not None,
         "score.bias is a Python function": call.score.bias is not None,
@@ -39,10 +31,10 @@ def check_sayable(call: Attention, *, sinks: int = 0) -> None:
         "a negative scale": call.score.scale < 0,
         "strides that reach 2^31 within a tile": any(map(_reaches_far, (call.q, call.k, call.v))),
     }
-    for reason, found_one in reasons.items():
-        if found_one:
+    for rule, found in reasons.items():
+        if found:
             raise KernelError(
-                f"{reason}, which the triton backend cannot take; say the rule in tensors (window, lengths, documents, "
+                f"{rule}, which the triton backend cannot take; say the rule in tensors (window, lengths, documents, "
                 "slopes, temperature), or use backend='blockwise'"
             )
 
@@ -69,7 +61,7 @@ def facts_of(call: Attention, wanted: RowsWanted | ColumnsWanted | None) -> Fact
         "tempered": score.temperature is not None,
         "learned": score.sinks is not None,
         "sigmoid": score.sigmoid,
-        "capability": _capability(call.q.device),
+        "capability": capability(call.q.device),
         "interpreted": is_interpreted(),
     }
     if isinstance(wanted, RowsWanted):
@@ -97,13 +89,6 @@ def facts_of(call: Attention, wanted: RowsWanted | ColumnsWanted | None) -> Fact
             "bands": wanted.bands,
         }
     return Facts(**facts)
-
-
-def _capability(device: torch.device) -> int:
-    if device.type != "cuda":
-        return 90
-    major, minor = torch.cuda.get_device_capability(device)
-    return 10 * major + minor
 
 
 def numbers_of(call: Attention) -> dict[str, int | float]:

@@ -11,7 +11,7 @@ from typing import Any
 import triton.language as tl
 
 from probe.kernels.triton_jit import jit
-from probe.kernels.triton_tiles import bend, ends_of, extent, gate, queries_seen
+from probe.kernels.triton_tiles import bend, ends_of, extent, gate, none, queries_seen
 
 
 @jit
@@ -55,7 +55,7 @@ def weights(
 @jit
 def counted(counts: tl.tensor, p: tl.tensor, threshold_ptr: tl.tensor, COUNTS: tl.constexpr) -> Any:
     """Counts of rows above each threshold, with those of a tile added."""
-    more = ()
+    more = none()
     for number in tl.static_range(COUNTS):
         above = (p > tl.load(threshold_ptr + number)).to(tl.int32)
         more = more + (counts[number] + tl.sum(above, 1),)
@@ -168,7 +168,7 @@ def columns_kernel(
     SLOPED: tl.constexpr = slopes_ptr is not None
     PEAK: tl.constexpr = peak_ptr is not None
 
-    counts = ()
+    counts = none()
     for _ in tl.static_range(COUNTS):
         counts = counts + (tl.zeros((BLOCK_N,), tl.int32),)
     n = end - first

@@ -115,8 +115,12 @@ class Configuration:
 
     @property
     def options(self) -> dict[str, Any]:
-        """Launch options. Fused multiply-add is pinned: its default differs between versions of Triton."""
-        return {"num_warps": self.tiles.warps, "num_stages": self.tiles.stages, "enable_fp_fusion": True}
+        """Launch options. Fused multiply-add is pinned: its default differs between versions of Triton.
+
+        So is the most registers of a thread: left alone, the assembler takes half of them where it has to spill at all.
+        """
+        options = {"num_warps": self.tiles.warps, "num_stages": self.tiles.stages, "enable_fp_fusion": True}
+        return {**options, "maxnreg": 255}
 
     def signature(self) -> dict[str, str]:
         """Type of every argument that is neither a constant nor None, in the order of the function's parameters."""
@@ -221,28 +225,35 @@ def _distances(facts: Facts, tiles: Tiles) -> tuple[dict[str, Any], dict[str, bo
 def tiles_for(kernel: str, facts: Facts) -> Tiles:
     """Tile sizes by width, dtype and device; tiny ones in the interpreter, so that small shapes have several.
 
-    The largest that spill no register of the commonest kernels, as compiled for sm_80 and sm_90 (which alone takes its
-    operands from shared memory).
+    Those of the fewest instructions a score among the tiles that spill no register, as compiled for sm_80 and sm_90
+    (Hopper, which alone takes its operands from shared memory). Other devices have the tiles of sm_80.
     """
+    width = max(_power(facts.D), _power(facts.DV))
     if facts.interpreted:
         return Tiles(32, 32, 4, 2)
-    width = max(_power(facts.D), _power(facts.DV))
-    if kernel == "distances":
-        if facts.dtype == torch.float32:
-            return Tiles(32, 32, 8, 2)
-        return Tiles(64, 64, 4 if width <= 64 or facts.capability // 10 == 9 else 8, 2)
     if facts.dtype == torch.float32:
-        # No tensor cores at full precision: small tiles keep registers in reach.
-        return Tiles(64, 32, 4, 2) if width <= 128 else Tiles(32, 32, 4, 2)
-    if kernel == "columns":
-        more = facts.bands or facts.counts or facts.sloped or facts.peak
-        return Tiles(64 if more else 128, 128, 8, 2) if width <= 128 else Tiles(64, 64, 4, 2)
-    if width <= 64:
-        return Tiles(64, 64, 4, 3)
+        # No tensor cores at full precision: whole operands in registers.
+        return Tiles(32, 32, 8, 2)
     hopper = facts.capability // 10 == 9
-    if width > 128 or (facts.effects and hopper):
+    if kernel == "rows":
+        return _row_tiles(facts, width, hopper)
+    if kernel == "distances":
+        return Tiles(64, 64, 8, 2) if width > 64 else Tiles(64, 64, 4, 2)
+    if width > 128:
+        return Tiles(64, 64, 4, 2)
+    more = facts.counts or facts.sloped or facts.peak or facts.capped or facts.sigmoid
+    return Tiles(64 if more else 128, 128, 8, 2)
+
+
+def _row_tiles(facts: Facts, width: int, hopper: bool) -> Tiles:
+    if width > 128:
         return Tiles(64, 32, 8, 2)
-    return Tiles(128, 64, 8, 3) if hopper and not facts.lookups else Tiles(128, 32, 8, 2)
+    if facts.effects and width > 64:
+        # A tile of directions beside those of z: half the rows for as many registers.
+        return Tiles(64, 32, 8, 2) if hopper else Tiles(32, 64, 8, 2)
+    if hopper or width <= 64:
+        return Tiles(128, 64, 8, 3 if width <= 64 or not facts.lookups else 2)
+    return Tiles(128, 32, 8, 2)
 
 
 def _power(n: int, least: int = 16) -> int:

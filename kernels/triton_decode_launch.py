@@ -6,7 +6,6 @@ that is little; nothing is kept of every key.
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -23,7 +22,7 @@ from probe.kernels.triton_decode_merge import (
     merge_constants_of,
     merge_kernel,
 )
-from probe.kernels.triton_jit import is_interpreted
+from probe.kernels.triton_jit import start, unfit
 from probe.kernels.triton_tiles import LOG2E
 
 PROGRAMS = 512
@@ -36,8 +35,9 @@ LEAST_KEYS = 256
 
 def refusal(call: Attention, request: DecodeRequest) -> str | None:
     """Why the kernels cannot compute the call; None where they can."""
-    if call.q.device.type != "cuda" and not is_interpreted():
-        return f"its tensors are on {call.q.device}, Triton wants a CUDA device"
+    reason = unfit(call.q.device)
+    if reason is not None:
+        return reason
     if call.q.dtype == torch.float64:
         return "its inputs are float64, the kernel accumulates in float32"
     if call.mask.allowed is not None:
@@ -76,9 +76,8 @@ def triton_decode(call: Attention, request: DecodeRequest) -> Decoded:
         }
         cut = {"splits": splits, "blocks": blocks, "chunk": chunk, "key_from": low, "key_to": high}
         given = {**between, **made, **_rules(call), **_numbers(call, request), **cut}
-        with torch.cuda.device(call.q.device) if call.q.device.type == "cuda" else nullcontext():
-            _launch(decode_kernel, splits * blocks * B * call.k.shape[1], given, constants, tile.options)
-            _launch(merge_kernel, B * H * T, given, last, MERGE_OPTIONS)
+        _launch(decode_kernel, splits * blocks * B * call.k.shape[1], given, constants, tile.options)
+        _launch(merge_kernel, B * H * T, given, last, MERGE_OPTIONS)
         made["z"] = made["z"].to(call.q.dtype)
         rows = dict(zip(STATISTICS, made.pop("statistics").unbind(0), strict=True))
         return Decoded(**made, **rows)
@@ -99,7 +98,7 @@ def _launch(
 ) -> None:
     """Start `programs` programs along the first axis, the only one that takes more than 65,535."""
     arguments = {name: given[name] for name in kernel.arg_names if name not in constants}
-    kernel[(programs,)](**arguments, **constants, **options)
+    start(kernel, (programs,), given["q"].device, **arguments, **constants, **options)
 
 
 def _rules(call: Attention) -> dict[str, Tensor | None]:
@@ -127,9 +126,9 @@ def _numbers(call: Attention, request: DecodeRequest) -> dict[str, int | float]:
     steps = (("sq", "bhtd", call.q), ("sk", "bgsd", call.k), ("sv", "bgsd", call.v))
     return {
         **{f"{name}_{axis}": x.stride(n) for name, axes, x in steps for n, axis in enumerate(axes)},
-        **{"B": B, "H": H, "G": G, "T": T, "S": S, "n_rows": T * (H // G), "offset": call.mask.query_offset},
-        "factor": score.scale / score.softcap if score.softcap else score.scale * LOG2E.value,
-        "softcap": score.softcap or 1.0,
-        **{"mask_window": min(call.mask.window or 0, 2**30), "sinks": request.sinks, "n_top": request.top},
-        "window": min(request.window, 2**30),
+        **{"B": B, "H": H, "G": G, "T": T, "S": S, "n_rows": T * (H // G), "offset": int(call.mask.query_offset)},
+        "factor": float(score.scale / score.softcap if score.softcap else score.scale * LOG2E.value),
+        "softcap": float(score.softcap or 1.0),
+        **{"mask_window": min(int(call.mask.window or 0), 2**30), "sinks": int(request.sinks), "n_top": request.top},
+        "window": min(int(request.window), 2**30),
     }

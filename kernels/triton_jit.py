@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from inspect import signature
 from types import FunctionType
@@ -16,16 +16,20 @@ from typing import Any
 from unittest.mock import patch
 
 import numpy as np
+import torch
 import triton
 import triton.language as tl
+from triton.runtime.errors import OutOfResources
 from triton.runtime.jit import JITFunction
+
+from probe.kernels.validate import KernelError
 
 _inside = 0
 
 
 PLAIN = (
-    "B", "G", "H", "T", "S", "blocks", "last", "offset", "window", "kept_sinks", "kept_window", "steps", "n_rows",
-    "key_from", "key_to", "chunk", "splits", "mask_window", "sinks",
+    "B", "G", "H", "T", "S", "blocks", "last", "final", "offset", "window", "kept_sinks", "kept_window", "steps",
+    "n_rows", "key_from", "key_to", "chunk", "splits", "mask_window", "sinks",
 )  # fmt: skip
 """Arguments whose value must not choose the code: each new length of a text would compile the kernels anew."""
 
@@ -34,6 +38,40 @@ def jit(function: Callable[..., Any]) -> Any:
     """`triton.jit` with a type: launched as `kernel[grid](...)`, or called from another such function."""
     names = signature(function).parameters
     return triton.jit(do_not_specialize=[name for name in PLAIN if name in names])(function)
+
+
+OLDEST = 80
+"""Capability 8.0, A100: earlier GPUs have neither bfloat16 nor asynchronous copies."""
+
+
+def capability(device: torch.device) -> int:
+    """80 for sm_80; 90 where the device is no GPU, for what is only compiled or interpreted."""
+    if device.type != "cuda":
+        return 90
+    major, minor = torch.cuda.get_device_capability(device)
+    return 10 * major + minor
+
+
+def unfit(device: torch.device) -> str | None:
+    """Why kernels cannot run on tensors of a device here; None where they can."""
+    if device.type != "cuda" and not is_interpreted():
+        return f"the triton backend runs on CUDA but q is on {device}"
+    if device.type == "cuda" and is_interpreted():
+        return f"Triton's interpreter (TRITON_INTERPRET) runs on the CPU but q is on {device}"
+    if capability(device) < OLDEST:
+        return f"{device} has capability {capability(device) / 10}, the triton backend wants {OLDEST / 10} or more"
+    return None
+
+
+def start(function: Any, grid: tuple[int, ...], device: torch.device, **arguments: Any) -> None:
+    """Launch on the device of the tensors, whichever is current. Raises KernelError where a tile does not fit it."""
+    with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+        try:
+            function[grid](**arguments)
+        except OutOfResources as error:
+            raise KernelError(
+                f"{function.__name__} does not fit {device}: {error}; use backend='blockwise'"
+            ) from error
 
 
 def is_interpreted() -> bool:

@@ -5,13 +5,11 @@ Memory beside the results is O(blocks of rows) for the head-level sums and the t
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from triton.runtime.errors import OutOfResources
 
 from probe.kernels.inputs import Attention
 from probe.kernels.triton_arguments import (
@@ -25,6 +23,7 @@ from probe.kernels.triton_arguments import (
     strides_of,
 )
 from probe.kernels.triton_config import ROW_FIELDS, Configuration, configure
+from probe.kernels.triton_jit import start
 from probe.kernels.triton_passes import ColumnsMade, ColumnsWanted, RowsMade, RowsWanted
 from probe.kernels.validate import KernelError
 
@@ -78,6 +77,7 @@ def launch_rows(call: Attention, wanted: RowsWanted) -> RowsMade:
         "S": S,
         "blocks": blocks,
         "last": blocks - 1,
+        "final": blocks - 1,
         "kept_sinks": int(wanted.sinks),
         "kept_window": min(int(wanted.window), 2**30),
         **numbers_of(call),
@@ -114,7 +114,8 @@ def launch_columns(call: Attention, lse: Float[Tensor, "B H T"] | None, wanted: 
     }
     shift = None if lse is None else lse * LOG2E
     thresholds = filled(wanted.thresholds, torch.float32, call.q.device) if count else None
-    tensors = {"q": call.q, "k": call.k, "v": call.v, "shift": shift, "threshold": thresholds, **outputs, **rules_of(call)}
+    tensors = {"q": call.q, "k": call.k, "v": call.v, "shift": shift, "threshold": thresholds}
+    tensors |= {**outputs, **rules_of(call)}
     strides = {**strides_of("q", call.q), **strides_of("k", call.k), **strides_of("v", call.v)}
     numbers = {"B": B, "H": H, "T": T, "S": S, "steps": steps, **numbers_of(call)}
     _launch(made, (_ceiling(S, keys), H, B), tensors, {**strides, **numbers})
@@ -154,13 +155,7 @@ def _launch(made: Configuration, grid: tuple[int, int, int], tensors: dict[str, 
         given[name] = None
     arguments = {name: given[name] for name in made.function.arg_names if name not in made.constants}
     device = next(tensor.device for tensor in tensors.values() if tensor is not None)
-    with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
-        try:
-            made.function[grid](**arguments, **made.constants, **made.options)
-        except OutOfResources as error:
-            raise KernelError(
-                f"the {made.kernel} kernel of tile {made.tiles} does not fit {device}: {error}; use backend='blockwise'"
-            ) from error
+    start(made.function, grid, device, **arguments, **made.constants, **made.options)
 
 
 def _ceiling(n: int, step: int) -> int:

@@ -101,8 +101,8 @@ def first_keys(
 @jit
 def sinks_of(
     s: tl.tensor, distance: tl.tensor, kept: tl.tensor, kept_window: tl.tensor, column: tl.tensor, inside: tl.tensor,
-    query_label_ptr: tl.tensor, key_label_ptr: tl.tensor, gap_ptr: tl.tensor, t: tl.tensor, stride_ql: tl.tensor,
-    stride_kl: tl.tensor, SIGMOID: tl.constexpr, ARGMAX: tl.constexpr, LOOKUPS: tl.constexpr,
+    labels: tl.tensor, key_label_ptr: tl.tensor, gap_ptr: tl.tensor, stride_kl: tl.tensor, SIGMOID: tl.constexpr,
+    ARGMAX: tl.constexpr, LOOKUPS: tl.constexpr,
 ) -> Any:  # fmt: skip
     """The kept sinks as a class of their own: maximum, its place in the tile, weights, sums, mass in the window."""
     s = tl.where(kept[None, :], s, HIDDEN)
@@ -115,8 +115,8 @@ def sinks_of(
         # Where none is visible m is HIDDEN itself, and exp2(0) would weigh every key.
         p = tl.where(s == HIDDEN, 0.0, tl.exp2(x))
     found = labelled(
-        p, distance, column, inside, query_label_ptr, key_label_ptr, gap_ptr, t, stride_ql, stride_kl, LOOKUPS, True
-    )  # fmt: skip
+        p, distance, column, inside, labels, key_label_ptr, gap_ptr, stride_kl, LOOKUPS, True, True
+    )
     sums = (
         tl.sum(p, 1),
         tl.sum(p * x, 1),

@@ -17,7 +17,7 @@ import triton.language as tl
 
 from probe.kernels.triton_jit import jit
 from probe.kernels.triton_row_ends import add, along, between, first_keys, normalised, put, sinks_of, write
-from probe.kernels.triton_sweep import earliest, joined, started, sweep
+from probe.kernels.triton_sweep import earliest, joined, labels_of, started, sweep
 from probe.kernels.triton_tiles import HIDDEN, LN2, ends_of, extent, gate, keys_seen
 
 
@@ -38,22 +38,21 @@ def rows_of(
 
 @jit
 def rows_kernel(
-    q_ptr: tl.tensor, k_ptr: tl.tensor, v_ptr: tl.tensor, z_ptr: tl.tensor, rows_ptr: tl.tensor,
-    argmax_ptr: tl.tensor, parts_ptr: tl.tensor, lookup_ptr: tl.tensor, partial_ptr: tl.tensor,
-    query_label_ptr: tl.tensor, key_label_ptr: tl.tensor, gap_ptr: tl.tensor, lengths_ptr: tl.tensor,
-    starts_ptr: tl.tensor, stops_ptr: tl.tensor, sinks_ptr: tl.tensor, slopes_ptr: tl.tensor,
-    temperature_ptr: tl.tensor, direction_ptr: tl.tensor, mean_ptr: tl.tensor, stride_qb: tl.tensor,
-    stride_qh: tl.tensor, stride_qt: tl.tensor, stride_qd: tl.tensor, stride_kb: tl.tensor, stride_kg: tl.tensor,
-    stride_ks: tl.tensor, stride_kd: tl.tensor, stride_vb: tl.tensor, stride_vg: tl.tensor, stride_vs: tl.tensor,
-    stride_vd: tl.tensor, stride_gb: tl.tensor, stride_gh: tl.tensor, stride_gt: tl.tensor, stride_gd: tl.tensor,
-    stride_mb: tl.tensor, stride_mh: tl.tensor, stride_mt: tl.tensor, stride_md: tl.tensor, B: tl.tensor,
-    G: tl.tensor, T: tl.tensor, S: tl.tensor, blocks: tl.tensor, last: tl.tensor, offset: tl.tensor, window: tl.tensor,
-    factor: tl.tensor, cap: tl.tensor, kept_sinks: tl.tensor, kept_window: tl.tensor, GROUP: tl.constexpr,
-    D: tl.constexpr, DV: tl.constexpr, D_BLOCK: tl.constexpr, DV_BLOCK: tl.constexpr, HEADS_BLOCK: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, LOCAL_BLOCK: tl.constexpr, SINK_BLOCK: tl.constexpr,
-    STAGES: tl.constexpr, LOCAL_STAGES: tl.constexpr, WIDE: tl.constexpr,
-    CAUSAL: tl.constexpr, WINDOWED: tl.constexpr, CAPPED: tl.constexpr, SIGMOID: tl.constexpr, CLASSES: tl.constexpr,
-    LOOKUPS: tl.constexpr, GAPS: tl.constexpr, LSE: tl.constexpr, ENTROPY: tl.constexpr,
+    q_ptr: tl.tensor, k_ptr: tl.tensor, v_ptr: tl.tensor, z_ptr: tl.tensor, rows_ptr: tl.tensor, argmax_ptr: tl.tensor,
+    parts_ptr: tl.tensor, lookup_ptr: tl.tensor, partial_ptr: tl.tensor, query_label_ptr: tl.tensor,
+    key_label_ptr: tl.tensor, gap_ptr: tl.tensor, lengths_ptr: tl.tensor, starts_ptr: tl.tensor, stops_ptr: tl.tensor,
+    sinks_ptr: tl.tensor, slopes_ptr: tl.tensor, temperature_ptr: tl.tensor, direction_ptr: tl.tensor,
+    mean_ptr: tl.tensor, stride_qb: tl.tensor, stride_qh: tl.tensor, stride_qt: tl.tensor, stride_qd: tl.tensor,
+    stride_kb: tl.tensor, stride_kg: tl.tensor, stride_ks: tl.tensor, stride_kd: tl.tensor, stride_vb: tl.tensor,
+    stride_vg: tl.tensor, stride_vs: tl.tensor, stride_vd: tl.tensor, stride_gb: tl.tensor, stride_gh: tl.tensor,
+    stride_gt: tl.tensor, stride_gd: tl.tensor, stride_mb: tl.tensor, stride_mh: tl.tensor, stride_mt: tl.tensor,
+    stride_md: tl.tensor, B: tl.tensor, G: tl.tensor, T: tl.tensor, S: tl.tensor, blocks: tl.tensor, last: tl.tensor,
+    final: tl.tensor, offset: tl.tensor, window: tl.tensor, factor: tl.tensor, cap: tl.tensor, kept_sinks: tl.tensor,
+    kept_window: tl.tensor, GROUP: tl.constexpr, D: tl.constexpr, DV: tl.constexpr, D_BLOCK: tl.constexpr,
+    DV_BLOCK: tl.constexpr, HEADS_BLOCK: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    LOCAL_BLOCK: tl.constexpr, SINK_BLOCK: tl.constexpr, STAGES: tl.constexpr, LOCAL_STAGES: tl.constexpr,
+    WIDE: tl.constexpr, CAUSAL: tl.constexpr, WINDOWED: tl.constexpr, CAPPED: tl.constexpr, SIGMOID: tl.constexpr,
+    CLASSES: tl.constexpr, LOOKUPS: tl.constexpr, GAPS: tl.constexpr, LSE: tl.constexpr, ENTROPY: tl.constexpr,
     MAX_WEIGHT: tl.constexpr, DISTANCE: tl.constexpr, FIRST: tl.constexpr, PREVIOUS: tl.constexpr,
     CURRENT: tl.constexpr, LOCAL: tl.constexpr, ROW_MASS: tl.constexpr, SINK_MASS: tl.constexpr,
     LOCAL_MASS: tl.constexpr, PRECISION: tl.constexpr, UPCAST: tl.constexpr,
@@ -107,6 +106,7 @@ def rows_kernel(
         key_label += long_b * S
     stride_ql = tl.cast(B, tl.int64) * T
     stride_kl = tl.cast(B, tl.int64) * S
+    labels = labels_of(query_label_ptr, t, real, stride_ql, LOOKUPS)
 
     # The rest, or everything where there are no classes.
     start, stop = low, high
@@ -122,7 +122,7 @@ def rows_kernel(
                 begin if part == 0 else whole if part == 1 else edge,
                 whole if part == 0 else edge if part == 1 else close,
                 close, start, stop, position, q, k_ptr, v_ptr, stride_ks, stride_kd, stride_vs, stride_vd,
-                factor, cap, slope, query_label_ptr, key_label, gap_ptr, tl.minimum(t, T - 1), stride_ql, stride_kl,
+                factor, cap, slope, labels, key_label, gap_ptr, stride_kl,
                 D, DV, D_BLOCK, DV_BLOCK, BLOCK_N, STAGES, part != 1, CAPPED, SLOPED, SIGMOID, SURPRISE, FAR,
                 NEAR_REST, ARGMAX, LOOKUPS, GAPS, PRECISION, UPCAST,
             )  # fmt: skip
@@ -140,6 +140,7 @@ def rows_kernel(
         block, g, T, offset, first, end, window, lengths_ptr, starts_ptr, stops_ptr, GROUP, BLOCK_M, CAUSAL, WINDOWED
     )
     seen = high > low
+    labels = labels_of(query_label_ptr, t, real, stride_ql, LOOKUPS)
     if CLASSES:
         start = tl.maximum(tl.maximum(low, first + kept_sinks), position - kept_window + 1)
         stop = tl.maximum(start, high)
@@ -147,14 +148,21 @@ def rows_kernel(
         state = started(BLOCK_M, DV_BLOCK, LOOKUPS, S)
         state = sweep(
             state, begin, close, close, start, stop, position, q, k_ptr, v_ptr, stride_ks, stride_kd,
-            stride_vs, stride_vd, factor, cap, slope, query_label_ptr, key_label, gap_ptr,
-            tl.minimum(t, T - 1), stride_ql, stride_kl, D, DV, D_BLOCK, DV_BLOCK, LOCAL_BLOCK, LOCAL_STAGES, True, CAPPED, SLOPED, SIGMOID,
+            stride_vs, stride_vd, factor, cap, slope, labels, key_label, gap_ptr, stride_kl, D, DV, D_BLOCK, DV_BLOCK,
+            LOCAL_BLOCK, LOCAL_STAGES, True, CAPPED, SLOPED, SIGMOID,
             SURPRISE, FAR, NEAR, ARGMAX, LOOKUPS, GAPS, PRECISION, UPCAST,
         )  # fmt: skip
         m_local, mass_local, local, surprise, far, previous, current, found, other = state
         if ARGMAX:
             best = earliest(m, best, m_local, other)
         m, sums = joined(m, m_local, sums, (mass_local, surprise, far, previous, current, found), SIGMOID, LOOKUPS)
+    # And once more, now that the loops are done with them.
+    block = final - tl.program_id(0)
+    t, head, real, position, low, high = rows_of(
+        block, g, T, offset, first, end, window, lengths_ptr, starts_ptr, stops_ptr, GROUP, BLOCK_M, CAUSAL, WINDOWED
+    )
+    seen = high > low
+    labels = labels_of(query_label_ptr, t, real, stride_ql, LOOKUPS)
     column = first + tl.arange(0, SINK_BLOCK)
     inside = column < end
     if CLASSES or FIRST >= 0:
@@ -165,8 +173,8 @@ def rows_kernel(
         s_first = tl.max(tl.where((column == first)[None, :], s, HIDDEN), 1)
     if CLASSES:
         m_sink, place, p_sink, more, near_sink = sinks_of(
-            s, distance, column < first + kept_sinks, kept_window, column, inside, query_label_ptr, key_label, gap_ptr,
-            tl.minimum(t, T - 1), stride_ql, stride_kl, SIGMOID, ARGMAX, LOOKUPS,
+            s, distance, column < first + kept_sinks, kept_window, column, inside, labels, key_label, gap_ptr,
+            stride_kl, SIGMOID, ARGMAX, LOOKUPS,
         )  # fmt: skip
         mass_sink = more[0]
         if ARGMAX:

@@ -11,7 +11,7 @@ from typing import Any
 import triton.language as tl
 
 from probe.kernels.triton_jit import jit
-from probe.kernels.triton_tiles import HIDDEN, bend, gate
+from probe.kernels.triton_tiles import HIDDEN, bend, gate, none
 
 
 @jit
@@ -26,19 +26,32 @@ def highest(s: tl.tensor, ARGMAX: tl.constexpr) -> Any:
 
 
 @jit
-def labelled(
-    p: tl.tensor, distance: tl.tensor, column: tl.tensor, inside: tl.tensor, query_label_ptr: tl.tensor,
-    key_label_ptr: tl.tensor, gap_ptr: tl.tensor, t: tl.tensor, stride_ql: tl.tensor, stride_kl: tl.tensor,
-    LOOKUPS: tl.constexpr, GAPS: tl.constexpr,
+def labels_of(
+    query_label_ptr: tl.tensor, t: tl.tensor, real: tl.tensor, stride: tl.tensor, LOOKUPS: tl.constexpr
 ) -> Any:  # fmt: skip
-    """Σ of a tile's weights over the keys that carry each row's label, for each lookup. Labels that match nothing are
-    −1 for queries and −2 for keys."""
-    found = ()
+    """The label of each row, for each lookup: −1 where it matches nothing."""
+    labels = none()
     for n in tl.static_range(LOOKUPS):
-        wanted = tl.load(query_label_ptr + n * stride_ql + t)
-        label = tl.load(key_label_ptr + n * stride_kl + column, mask=inside, other=-2)
-        match = wanted[:, None] == label[None, :]
-        if GAPS:
+        labels = labels + (tl.load(query_label_ptr + n * stride + t, mask=real, other=-1),)
+    return labels
+
+
+@jit
+def labelled(
+    p: tl.tensor, distance: tl.tensor, column: tl.tensor, inside: tl.tensor, labels: tl.tensor,
+    key_label_ptr: tl.tensor, gap_ptr: tl.tensor, stride_kl: tl.tensor, LOOKUPS: tl.constexpr, MASKED: tl.constexpr,
+    GAPS: tl.constexpr,
+) -> Any:  # fmt: skip
+    """Σ of a tile's weights over the keys that carry each row's label, for each lookup; −2 is a key's that matches
+    nothing."""
+    found = none()
+    for n in tl.static_range(LOOKUPS):
+        if MASKED:
+            label = tl.load(key_label_ptr + n * stride_kl + column, mask=inside, other=-2)
+        else:
+            label = tl.load(key_label_ptr + n * stride_kl + column)
+        match = labels[n][:, None] == label[None, :]
+        if MASKED or GAPS:
             match = match & (distance >= tl.load(gap_ptr + n))
         found = found + (tl.sum(tl.where(match, p, 0.0), 1),)
     return found
@@ -47,7 +60,7 @@ def labelled(
 @jit
 def weighed(found: tl.tensor, a: tl.tensor, more: tl.tensor, b: tl.tensor, LOOKUPS: tl.constexpr) -> Any:
     """a · found + b · more, lookup by lookup."""
-    total = ()
+    total = none()
     for n in tl.static_range(LOOKUPS):
         total = total + (found[n] * a + more[n] * b,)
     return total
@@ -58,8 +71,8 @@ def sweep(
     state: tl.tensor, begin: tl.tensor, stop: tl.tensor, limit: tl.tensor, low: tl.tensor, high: tl.tensor,
     position: tl.tensor, q: tl.tensor, k_ptr: tl.tensor, v_ptr: tl.tensor, stride_ks: tl.tensor,
     stride_kd: tl.tensor, stride_vs: tl.tensor, stride_vd: tl.tensor, factor: tl.tensor, cap: tl.tensor,
-    slope: tl.tensor, query_label_ptr: tl.tensor, key_label_ptr: tl.tensor, gap_ptr: tl.tensor, t: tl.tensor,
-    stride_ql: tl.tensor, stride_kl: tl.tensor, D: tl.constexpr, DV: tl.constexpr, D_BLOCK: tl.constexpr,
+    slope: tl.tensor, labels: tl.tensor, key_label_ptr: tl.tensor, gap_ptr: tl.tensor, stride_kl: tl.tensor,
+    D: tl.constexpr, DV: tl.constexpr, D_BLOCK: tl.constexpr,
     DV_BLOCK: tl.constexpr, BLOCK_N: tl.constexpr, STAGES: tl.constexpr, MASKED: tl.constexpr,
     CAPPED: tl.constexpr, SLOPED: tl.constexpr,
     SIGMOID: tl.constexpr, SURPRISE: tl.constexpr, DISTANCE: tl.constexpr, NEAR: tl.constexpr, ARGMAX: tl.constexpr,
@@ -130,9 +143,8 @@ def sweep(
             current = current * alpha + tl.sum(tl.where(distance == 0, p, 0.0), 1)
         if LOOKUPS > 0:
             more = labelled(
-                p, distance, column, inside, query_label_ptr, key_label_ptr, gap_ptr, t, stride_ql, stride_kl,
-                LOOKUPS, MASKED or GAPS,
-            )  # fmt: skip
+                p, distance, column, inside, labels, key_label_ptr, gap_ptr, stride_kl, LOOKUPS, MASKED, GAPS
+            )
             found = weighed(found, alpha, more, 1.0, LOOKUPS)
         if MASKED:
             v = tl.load(v_at, mask=inside[:, None] & (e < DV)[None, :], other=0.0)
@@ -152,7 +164,7 @@ def started(BLOCK_M: tl.constexpr, DV_BLOCK: tl.constexpr, LOOKUPS: tl.constexpr
     nothing = tl.zeros((BLOCK_M,), tl.float32)
     m = nothing + HIDDEN
     acc = tl.zeros((BLOCK_M, DV_BLOCK), tl.float32)
-    found = ()
+    found = none()
     for _ in tl.static_range(LOOKUPS):
         found = found + (nothing,)
     best = tl.zeros((BLOCK_M,), tl.int32) + S

@@ -21,6 +21,12 @@ LN2 = tl.constexpr(0.6931471805599453)
 
 
 @jit
+def none() -> Any:
+    """An empty tuple, to which `+` adds one tensor after the other."""
+    return ()
+
+
+@jit
 def ends_of(lengths_ptr: tl.tensor, b: tl.tensor, S: tl.tensor) -> Any:
     """First and last-plus-one valid key of sequence b."""
     first = 0

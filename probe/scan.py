@@ -130,9 +130,8 @@ class _Scan:
         """One forward: metrics of every layer. rows: the queries of the random scores instead of the text's own."""
         device = self.running.device
         ids, position = ids.to(device), position.to(device)
-        request = Request(
-            self.request.sinks, self.request.window, token_lookups(ids), self.request.bands if profiles else 0
-        )
+        bands = self.request.bands if profiles else 0
+        request = Request(self.request.sinks, self.request.window, token_lookups(ids), bands, parts=False)
         matched = repeats(ids)
         layers: list[dict[str, Float[Tensor, "B H"]]] = [{} for _ in self.layer_of]
         chances: dict[object, dict[str, Float[Tensor, "B H T"]]] = {}

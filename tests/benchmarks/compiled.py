@@ -28,7 +28,8 @@ from triton.compiler import ASTSource
 from probe.kernels.decoded import DecodeRequest
 from probe.kernels.inputs import Attention, Mask, Score
 from probe.kernels.triton_config import Configuration
-from probe.kernels.triton_decode import OPTIONS, constants_of, decode_kernel, tile_of
+from probe.kernels.triton_decode import constants_of, decode_kernel, tile_of
+from probe.kernels.triton_decode_merge import MERGE_OPTIONS, merge_constants_of, merge_kernel
 from tests.benchmarks.configurations import configurations
 
 RESULTS = Path(__file__).parent / "results"
@@ -97,52 +98,61 @@ def _pass_case(one: Configuration) -> Case:
 
 def _decode_cases() -> Iterable[Case]:
     everything: dict[str, Any] = {
-        "mask": {"window": 4096, "lengths": torch.zeros(1, 2, dtype=torch.long)},
-        "score": {"softcap": 30.0, "slopes": torch.zeros(8), "temperature": torch.ones(1, 1)},
+        "mask": {
+            "window": 4096,
+            "lengths": torch.zeros(1, 2, dtype=torch.long),
+            "documents": torch.zeros(1, 8192, dtype=torch.long),
+        },
+        "score": {"softcap": 30.0, "slopes": torch.zeros(8), "temperature": torch.ones(1, 1), "sinks": torch.zeros(8)},
     }
     for dtype in TYPES:
         for width in (16, 32, 64, 80, 96, 128, 192, 256):
-            yield decode_case(f"decode D{width} {_name(dtype)}", width, dtype)
+            yield from decode_cases(f"D{width} {_name(dtype)}", width, dtype)
     for width in (64, 128):
-        yield decode_case(f"decode D{width} one query, 32 rows", width, torch.bfloat16, heads=32)
-        yield decode_case(f"decode D{width} four queries, 64 rows", width, torch.bfloat16, heads=16, queries=4)
-        yield decode_case(f"decode D{width} every rule", width, torch.bfloat16, **everything)
+        yield from decode_cases(f"D{width} one query, 32 rows", width, torch.bfloat16, heads=32)
+        yield from decode_cases(f"D{width} four queries, 64 rows", width, torch.bfloat16, heads=16, queries=4)
+        yield from decode_cases(f"D{width} every rule", width, torch.bfloat16, **everything)
+        for top in (8, 64, 256):
+            yield from decode_cases(f"D{width} {top} strongest keys", width, torch.bfloat16, top=top)
+        yield from decode_cases(f"D{width} every rule, 64 strongest keys", width, torch.bfloat16, top=64, **everything)
+        yield from decode_cases(f"D{width} float32, 64 strongest keys", width, torch.float32, top=64)
 
 
-def decode_case(
+def decode_cases(
     label: str,
     width: int,
     dtype: torch.dtype,
     *,
     heads: int = 4,
     queries: int = 1,
+    top: int = 0,
     mask: dict[str, Any] | None = None,
     score: dict[str, Any] | None = None,
-) -> Case:
-    """The decoding kernel for `queries` queries of `heads` query heads over one key/value head, with the top keys."""
+) -> Iterable[Case]:
+    """Both launches of decoding: `queries` queries of `heads` query heads over one key/value head."""
     q, k = (torch.empty(1, n, t, width, dtype=dtype, device="meta") for n, t in ((heads, queries), (1, 8192)))
     call = Attention(q, k, k, Mask(query_offset=8192 - queries, **(mask or {})), Score(1.0, **(score or {})))
-    tile = tile_of(heads * queries, call)
-    absent = {"lengths": call.mask.lengths, "slopes": call.score.slopes, "temperature": call.score.temperature}
-    constants = constants_of(call, tile, DecodeRequest(top=64)) | {
-        name: None for name, value in absent.items() if value is None
-    }
-    types = {"out": "*fp32", "sums": "*fp32", "arg": "*i32", "ranked": "*i64", "lengths": "*i32", "slopes": "*fp32"}
-    types |= {"temperature": "*fp32", "factor": "fp32", "softcap": "fp32"}
-    types |= dict.fromkeys(("q", "k", "v"), TYPES[dtype])
-    names = [name for name in decode_kernel.arg_names if name not in constants]
-    return Case(
-        label=label,
-        kernel="decode",
-        width=width,
-        dtype=dtype,
-        rows=tile.rows,
-        keys=tile.keys,
-        function=decode_kernel,
-        signature={name: types.get(name, "i32") for name in names},
-        constants=constants,
-        options={**OPTIONS, "num_warps": tile.warps, "num_stages": tile.stages},
-    )
+    request, tile = DecodeRequest(top=top), tile_of(heads * queries, call, top)
+    types = dict.fromkeys(("q", "k", "v", "z"), TYPES[dtype]) | {"factor": "fp32", "softcap": "fp32"}
+    types |= dict.fromkeys(("arg", "lengths", "starts", "stops"), "*i32")
+    types |= dict.fromkeys(("ranked", "argmax", "visible", "top_key"), "*i64")
+    types |= dict.fromkeys(("out", "sums", "slopes", "temperature", "learned", "statistics", "top_weight"), "*fp32")
+    for kernel, function, rows, keys, constants, options in (
+        ("decode", decode_kernel, tile.rows, tile.keys, constants_of(call, tile, request), tile.options),
+        ("merge", merge_kernel, 1, 0, merge_constants_of(call, request), MERGE_OPTIONS),
+    ):
+        yield Case(
+            label=f"{kernel} {label}",
+            kernel=kernel,
+            width=width,
+            dtype=dtype,
+            rows=rows,
+            keys=keys,
+            function=function,
+            signature={name: types.get(name, "i32") for name in function.arg_names if name not in constants},
+            constants=constants,
+            options=options,
+        )
 
 
 def compiled(case: Case, arch: int) -> Code:
@@ -203,7 +213,7 @@ def complaints(code: Code) -> list[str]:
     sm_90's own instruction (HGMMA) wants 64 rows; a decoding tile has fewer and uses HMMA on both.
     """
     found = []
-    if code.dtype != "float32":
+    if code.dtype != "float32" and code.kernel != "merge":  # which has no matrix product
         own = code.arch >= 90 and int(code.tile.split(" ")[0]) >= 64
         if own and not code.hgmma:
             found.append("no HGMMA")

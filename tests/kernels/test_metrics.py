@@ -217,9 +217,10 @@ def test_sigmoid_gates_have_no_streaming_error(call: Call) -> None:
 
 
 def test_bins_of_distances() -> None:
-    assert metrics.offset_bins(10).tolist() == [0, 1, 2, 2, 3, 3, 3, 3, 4, 4]
+    assert metrics.offset_edges(10) == [0, 1, 2, 4, 8, 10]
+    assert metrics.offset_edges(1) == [0, 1]
     for T in (2, 3, 4, 5, 64, 65, 4096):
-        assert int(metrics.offset_bins(T)[-1]) + 1 == 2 + int(math.log2(T - 1))
+        assert len(metrics.offset_edges(T)) - 1 == 2 + int(math.log2(T - 1))
 
 
 def test_means_over_no_row_are_nan() -> None:
