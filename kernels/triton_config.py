@@ -233,7 +233,7 @@ def tiles_for(kernel: str, facts: Facts) -> Tiles:
         return Tiles(32, 32, 4, 2)
     if facts.dtype == torch.float32:
         # No tensor cores at full precision: whole operands in registers.
-        return Tiles(32, 32, 8, 2)
+        return Tiles(16 if kernel == "rows" and width > 64 else 32, 32, 8, 2)
     hopper = facts.capability // 10 == 9
     if kernel == "rows":
         return _row_tiles(facts, width, hopper)

@@ -112,8 +112,8 @@ def sinks_of(
         p = x
     else:
         x = s - m[:, None]
-        # Where none is visible m is HIDDEN itself, and exp2(0) would weigh every key.
-        p = tl.where(s == HIDDEN, 0.0, tl.exp2(x))
+        # Where no sink is visible these are relative to HIDDEN, and count nothing beside the row's own key.
+        p = tl.exp2(x)
     found = labelled(
         p, distance, column, inside, labels, key_label_ptr, gap_ptr, stride_kl, LOOKUPS, True, True
     )

@@ -61,7 +61,7 @@ MUTANTS = {
         "tl.static_range(2)",
         "bidirectional",
     ),
-    "base 2 for natural logarithms": Mutant("launch", "LOG2E = 1.4426950408889634", "LOG2E = 1.0"),
+    "base 2 for natural logarithms": Mutant("arguments", "LOG2E = 1.4426950408889634", "LOG2E = 1.0"),
     "the log-sum-exp stays in base 2": Mutant("rows", "(top + log_total) * LN2", "(top + log_total)"),
     "query head for key head": Mutant(
         "rows",
@@ -81,7 +81,9 @@ MUTANTS = {
         "g = tl.minimum(h, H // GROUP - 1)",
         "groups",
     ),
-    "no learned sink": Mutant("rows", "        spent = learned\n", "        spent = learned * 0\n", "learned sinks"),
+    "no learned sink": Mutant(
+        "row_ends", "spent = tl.exp2(logit - top)", "spent = tl.exp2(logit - top) * 0", "learned sinks"
+    ),
     "the kept sinks are skipped": Mutant(
         "rows",
         "keep = tl.dot((p_sink * a_sink[:, None]).to(v.dtype), v, keep, input_precision=PRECISION)",
@@ -99,9 +101,9 @@ MUTANTS = {
     ),
     "a removed sink is not made up for": Mutant("rows", "along_sink - moved)", "along_sink)"),
     "streaming keeps what it drops": Mutant("rows", "along_rest - instead)", "along_rest)"),
-    "labels a lane further": Mutant("sweep", "lane[None, :] == n, mass", "lane[None, :] == n + 1, mass"),
+    "another lookup's labels": Mutant("sweep", "labels[n][:, None] ==", "labels[LOOKUPS - 1 - n][:, None] =="),
     "the gap is off by one": Mutant("sweep", "distance >= tl.load(gap_ptr + n)", "distance > tl.load(gap_ptr + n)"),
-    "labels below 0 match": Mutant("launch", "torch.where(key < 0, -2, key)", "torch.where(key < 0, -1, key)"),
+    "labels below 0 match": Mutant("arguments", "torch.where(key < 0, -2, key)", "torch.where(key < 0, -1, key)"),
     "the temperature multiplies": Mutant(
         "rows",
         "factor = factor / tl.load",
@@ -117,18 +119,38 @@ MUTANTS = {
     ),
     "the smallest share for the largest": Mutant(
         "columns",
-        "tl.maximum(peak, tl.max(p, 0))",
-        "tl.maximum(peak, tl.min(p, 0))",
+        "tl.maximum(peak, tl.max(p, 1))",
+        "tl.maximum(peak, tl.min(p, 1))",
     ),
-    "counts of one tile": Mutant("columns", "counts += tl.where", "counts = tl.where"),
+    "counts of one tile": Mutant("columns", "(counts[number] + tl.sum(above, 1),)", "(tl.sum(above, 1),)"),
     "bands start anew in each tile": Mutant(
         "columns",
-        "tl.where(held == band, sums, 0.0)",
-        "tl.where(held == -2, sums, 0.0)",
+        "tl.where(held == band, state[1], 0.0)",
+        "tl.where(held == -2, state[1], 0.0)",
         "bands",
     ),
-    "query 0 is in the distances": Mutant("distances", "tl.maximum(nearest, 1)", "nearest"),
-    "distances are off by one": Mutant("distances", "+ (BLOCK - 1) - x[None, :]", "+ BLOCK - x[None, :]"),
+    "query 0 is in the distances": Mutant(
+        "distances", "tl.maximum(first + 1 - offset, 0)", "tl.maximum(first - offset, 0)"
+    ),
+    "distances are off by one": Mutant("distances", "(x[None, :] - x[:, None]) &", "(x[None, :] - x[:, None] + 1) &"),
+    "diagonals cut the rows at places of their own": Mutant(
+        "distances",
+        "base + tl.maximum(first + apart - offset - base, 0) // BLOCK * BLOCK",
+        "base + tl.maximum(first + apart - BLOCK + 1 - offset - base, 0)",
+        "decoding",
+    ),
+    "a diagonal keeps what is its neighbour's": Mutant("distances", "tl.where(own, 0.0, turned)", "turned * 0.0"),
+    "a band begins at the block": Mutant(
+        "columns",
+        "tl.maximum(start, first + (band * n + BANDS - 1) // BANDS)",
+        "start",
+        "bands",
+    ),
+    "rows past the band are met": Mutant(
+        "columns", "mask=real, other=float(\"inf\")", "mask=real, other=0.0", "bands"
+    ),
+    "halves change places": Mutant("row_ends", "total = tl.sum(left * y", "total = tl.sum(right * y"),
+    "a mean's other columns": Mutant("row_ends", "e = begin + tl.arange(0, 16)", "e = tl.arange(0, 16)", "wide"),
 }  # fmt: skip
 
 
@@ -180,13 +202,17 @@ def case_of(call: Callable[..., Attention], more_for: Callable[..., Request]) ->
     def make(rule: str) -> Case:
         settings: dict[str, Any] = {"groups": 2, "ratio": 2, "B": 1} if rule == "groups" else {"groups": 1, "ratio": 2}
         padded = rule in ("documents", "temperature")
-        named = "causal" if rule in ("groups", "bands") else rule
+        named = "causal" if rule in ("groups", "bands", "wide") else rule
+        settings |= {"D": 32} if rule == "wide" else {}
         made = call(40, **{"B": 2 if padded else 1, **settings}, rule=named)
         parts = rule != "causal"
-        request = more_for(made, bands=3 if rule == "bands" else 0, parts=parts, distances=rule == "causal")
+        distances = rule in ("causal", "decoding")
+        request = more_for(made, bands=3 if rule == "bands" else 0, parts=parts, distances=distances)
         # One label that nothing matches on either side, and a gap wider than the window.
-        ids = torch.arange(40)[None].expand(made.q.shape[0], -1) % 4 - 1
-        return made, replace(request, lookups={"near": Lookup(ids, ids, gap=1), "far": Lookup(ids, ids, gap=16)})
+        place = torch.arange(made.k.shape[2])[None].expand(made.q.shape[0], -1)
+        near, far = place % 4 - 1, place % 5 - 1
+        lookups = {"near": Lookup(near[:, -40:], near, gap=1), "far": Lookup(far[:, -40:], far, gap=15)}
+        return made, replace(request, lookups=lookups)
 
     return make
 
