@@ -251,9 +251,17 @@ def _row_tiles(facts: Facts, width: int, hopper: bool) -> Tiles:
     if facts.effects and width > 64:
         # A tile of directions beside those of z: half the rows for as many registers.
         return Tiles(64, 32, 8, 2) if hopper else Tiles(32, 64, 8, 2)
+    if facts.lookups and (facts.effects or _ruled(facts)) and hopper:
+        return Tiles(128, 32, 8, 2)
     if hopper or width <= 64:
         return Tiles(128, 64, 8, 3 if width <= 64 or not facts.lookups else 2)
-    return Tiles(128, 32, 8, 2)
+    return Tiles(128, 32, 8, 2 if facts.lookups else 3)
+
+
+def _ruled(facts: Facts) -> bool:
+    """Whether anything but causality shapes the rows."""
+    rules = (facts.windowed, facts.packed, facts.padded, facts.capped, facts.sloped, facts.tempered, facts.learned)
+    return any(rules)
 
 
 def _power(n: int, least: int = 16) -> int:

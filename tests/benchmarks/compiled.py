@@ -31,6 +31,7 @@ from probe.kernels.triton_config import Configuration
 from probe.kernels.triton_decode import constants_of, decode_kernel, tile_of
 from probe.kernels.triton_decode_merge import MERGE_OPTIONS, merge_constants_of, merge_kernel
 from tests.benchmarks.configurations import configurations
+from tests.benchmarks.machine_code import SPILLS, listed
 
 RESULTS = Path(__file__).parent / "results"
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
@@ -57,7 +58,11 @@ class Case:
 
 @dataclass(frozen=True)
 class Code:
-    """What the machine code is made of. spills: instructions that store to or load from local memory (STL, LDL)."""
+    """What the machine code is made of. spills: instructions that store to or load from local memory (STL, LDL).
+
+    loop_spills: those in loops over tiles. loop: instructions a score in the shortest of these loops, the one that
+    needs no mask; 0 where there is no tensor-core instruction to know it by.
+    """
 
     label: str
     kernel: str
@@ -69,6 +74,8 @@ class Code:
     stack: int
     shared: int
     spills: int
+    loop_spills: int
+    loop: float
     hgmma: int
     hmma: int
     exponentials: int
@@ -166,7 +173,9 @@ def compiled(case: Case, arch: int) -> Code:
     attributes = {(names.index(name),): [["tt.divisibility", 16]] for name in aligned if name not in constants}
     source = ASTSource(case.function, signature, constexprs=constants, attrs=attributes)
     made = triton.compile(source, target=GPUTarget("cuda", arch, 32), options=case.options)
-    counted = Counter(opcodes(made.asm["cubin"]))
+    listing = listed(_tool("nvdisasm", ["-c"], made.asm["cubin"]))
+    counted, bodies = Counter(listing.opcodes), listing.bodies()
+    scores = case.rows * case.keys / (32 * case.options["num_warps"])
     usage = resources(made.asm["cubin"])
     return Code(
         label=case.label,
@@ -178,18 +187,14 @@ def compiled(case: Case, arch: int) -> Code:
         registers=usage["REG"],
         stack=usage["STACK"],
         shared=made.metadata.shared,
-        spills=counted["STL"] + counted["LDL"],
+        spills=sum(counted[code] for code in SPILLS),
+        loop_spills=sum(code in SPILLS for body in bodies for code in body),
+        loop=round(len(bodies[0]) / scores, 1) if bodies else 0.0,
         hgmma=counted["HGMMA"],
         hmma=counted["HMMA"],
         exponentials=counted["MUFU"],
         instructions=sum(counted.values()) - counted["NOP"],
     )
-
-
-def opcodes(cubin: bytes) -> list[str]:
-    """The instructions of a binary in order, without their modifiers."""
-    listing = _tool("nvdisasm", ["-c"], cubin)
-    return re.findall(r"^\s+(?:/\*\w+\*/\s+)?(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9]+)[\s.;]", listing, re.MULTILINE)
 
 
 def resources(cubin: bytes) -> dict[str, int]:
@@ -220,7 +225,7 @@ def complaints(code: Code) -> list[str]:
         if not own and not code.hmma:
             found.append("no HMMA")
     if code.width <= 128 and code.spills:
-        found.append(f"{code.spills} spill instructions")
+        found.append(f"{code.spills} spill instructions, {code.loop_spills} of them in loops")
     limit = {80: 163, 90: 227}[code.arch] * 1024
     if code.shared > limit:
         found.append(f"{code.shared} bytes of shared memory, {limit} are there")
@@ -234,15 +239,17 @@ def table(codes: list[Code], versions: dict[str, str], *, of: int) -> str:
         f"{len(codes)} of {of} kernels, {', '.join(f'{name} {number}' for name, number in versions.items())}; "
         f"{len(bad)} of them with a complaint (last column). Facts about machine code, not timings.",
         "",
-        "| kernel | sm | tile | registers | spills | shared KiB | HGMMA | HMMA | MUFU | instructions | complaint |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
+        "| kernel | sm | tile | registers | spills | shared KiB | HGMMA | HMMA | MUFU | instructions "
+        "| a score, in the loop | complaint |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     return "\n".join([*lines, *map(_row, codes)]) + "\n"
 
 
 def _row(code: Code) -> str:
     numbers = (code.registers, code.spills, round(code.shared / 1024), code.hgmma, code.hmma, code.exponentials)
-    cells = [code.label, code.arch, code.tile, *numbers, f"{code.instructions:,}", "; ".join(complaints(code))]
+    cells = [code.label, code.arch, code.tile, *numbers, f"{code.instructions:,}", code.loop or ""]
+    cells.append("; ".join(complaints(code)))
     return "| " + " | ".join(map(str, cells)) + " |"
 
 
@@ -253,12 +260,12 @@ def _name(dtype: torch.dtype) -> str:
 def main() -> None:
     """Compile everything (about half an hour on a free core; Triton keeps what it has compiled), write both files."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", default="", help="kernels whose name holds this text")
+    parser.add_argument("--only", default="", help="kernels whose name holds one of these texts, parted by commas")
     parser.add_argument("--write", action="store_true", help="write the files even so: they say how many are left out")
     options = parser.parse_args()
     every, codes = [(case, arch) for arch in ARCHITECTURES for case in cases(arch)], []
     for case, arch in every:
-        if options.only in case.label:
+        if any(text in case.label for text in options.only.split(",")):
             codes.append(compiled(case, arch))
             print(f"{case.label}, sm_{arch}: {codes[-1].registers} registers", *complaints(codes[-1]), flush=True)
     versions = {name: version(name) for name in ("headprobe", "triton", "torch")}

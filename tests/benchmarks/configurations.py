@@ -43,6 +43,13 @@ _RULES: dict[str, dict[str, Any]] = {
     "sigmoid": {"sigmoid": True, "fields": ("first", "previous", "current", "local", "row_mass")},
 }
 
+_EVERY_RULE = {
+    "windowed": True, "packed": True, "padded": True, "capped": True, "sloped": True, "tempered": True,
+}  # fmt: skip
+
+SCAN: dict[str, Any] = {"fields": ROW_FIELDS, "lookups": 2}
+"""What a scan asks of pass 1."""
+
 ROW_FEATURES: dict[str, dict[str, Any]] = {
     **_RULES,
     "output and lse": {"classes": False, "partials": False, "fields": ("lse",)},
@@ -54,6 +61,9 @@ ROW_FEATURES: dict[str, dict[str, Any]] = {
     "two lookups": {"lookups": 2},
     "parts": {"parts": True},
     "effects": {"effects": True, "mean": True},
+    "scan": SCAN,
+    "every rule": {**_EVERY_RULE, "learned": True},
+    "scan, every rule": {**SCAN, **_EVERY_RULE, "learned": True},
     "everything": {
         "fields": ROW_FIELDS, "argmax": True, "lookups": 4, "parts": True, "effects": True, "mean": True,
     },
@@ -65,5 +75,6 @@ COLUMN_FEATURES: dict[str, dict[str, Any]] = {
     "values": {"value": True},
     "counts": {"counts": 2},
     "thumbnail": {"bands": 64},
+    "every rule": {**_EVERY_RULE, "bands": 64},
     "everything": {"peak": True, "value": True, "counts": 3, "bands": 64},
 }
