@@ -251,7 +251,7 @@ def _row_tiles(facts: Facts, width: int, hopper: bool) -> Tiles:
     if facts.effects and width > 64:
         # A tile of directions beside those of z: half the rows for as many registers.
         return Tiles(64, 32, 8, 2) if hopper else Tiles(32, 64, 8, 2)
-    if facts.lookups and (facts.effects or _ruled(facts)) and hopper:
+    if facts.lookups and (facts.effects or _ruled(facts)):
         return Tiles(128, 32, 8, 2)
     if hopper or width <= 64:
         return Tiles(128, 64, 8, 3 if width <= 64 or not facts.lookups else 2)
